@@ -1,0 +1,50 @@
+# make test: lint and every test.  make demo: the comparison on two emulated sites.
+# Both set up .venv themselves. `make PYTHON=python3.12 test` chooses the interpreter that .venv is made from.
+PYTHON ?= python3
+EXTRAS := test,recipes,report,peft,quality
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-fast quality style clean
+
+help:
+	@echo "make demo       compare no communication, DDP, LocalSGD and geo_accel on two emulated sites"
+	@echo "                (12 minutes at most on 2 cores; DEMO_QUICK=1 make demo: 4 minutes)"
+	@echo "make test       lint, then every test"
+	@echo "make test-fast  lint, then the tests that are neither slow nor need the lab"
+	@echo "make quality    check format and lint"
+	@echo "make style      apply format and lint fixes"
+	@echo "make clean      remove caches and build leftovers (keeps .venv and runs/)"
+
+# torch is installed first and by exact version: a range would fetch several gigabytes of CUDA packages.
+$(STAMP): setup.cfg pyproject.toml constraints.txt geo_accel/version.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("geo_accel needs Python 3.10 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Choose another with: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo
+
+test: quality
+	$(PYTEST) --durations=15
+
+test-fast: quality
+	$(PYTEST) -m "not slow and not lab"
+
+quality: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+style: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

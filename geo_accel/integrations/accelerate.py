@@ -1,0 +1,154 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Accelerate: `GeoSync` around a training loop, where `accelerate.local_sgd.LocalSGD` would stand."""
+
+import functools
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from geo_accel.integrations.data import sample_order_is_agreed
+from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
+from geo_accel.sync import checkpoint
+from geo_accel.sync.engine import Engine
+from geo_accel.transport.errors import SiteLostError
+
+
+class GeoSync:
+    """Keeps a prepared model's replicas together across sites, in place of a gradient all-reduce between them.
+
+    Construct it after `accelerator.prepare` and before `accelerator.load_state`; call `step()` after every
+    `optimizer.step()`, micro-batches included. `accelerator.save_state` and `load_state` include the sync state.
+    When a site is lost, `step` writes this site's state below `accelerator.project_dir` (or the working directory)
+    and raises SiteLostError with the site's name and that folder's.
+
+        model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+        with GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config="geo.json") as geo:
+            for batch in loader:
+                with accelerator.accumulate(model):
+                    ...
+                geo.step()
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        config: ConfigSource = None,
+        enabled: bool = True,
+    ) -> None:
+        """Connects the sites; collective. `optimizer` is the prepared one, whose state is local to a site.
+
+        Raises ConfigError, ValueError (sites that differ, unsupported wrappers) or SiteLostError (peers that do not
+        come).
+        """
+        self._accelerator = accelerator
+        self._model = model
+        self._optimizer = optimizer
+        self._session: Session | None = connect(config) if enabled else None
+        self.engine: Engine | None = None
+        """None where there is nothing to synchronise."""
+        if self._session is not None:
+            self.engine = self._session.engine(accelerator.unwrap_model(model))
+            keep_gradients_in_site(model, self._session)
+            for loader in accelerator._dataloaders:
+                sample_order_is_agreed(loader)
+            self._join_checkpoints()
+
+    def __enter__(self) -> "GeoSync":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self.engine is not None:
+            try:
+                if kind is None:
+                    self.flush()
+            finally:
+                self.close()
+
+    def step(self) -> None:
+        """Marks the end of an iteration; does nothing inside gradient accumulation."""
+        if self.engine is not None and self._accelerator.sync_gradients:
+            self._surviving(self.engine.step)
+
+    def flush(self) -> None:
+        """One exact average over all sites; call it before evaluating. Collective."""
+        if self.engine is not None:
+            self._surviving(self.engine.flush)
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars for `accelerator.log`."""
+        return self.engine.metrics() if self.engine is not None else {}
+
+    def summary(self) -> dict[str, object] | None:
+        """What was done, ready for JSON; None where geo_accel is off."""
+        return self.engine.summary() if self.engine is not None else None
+
+    def close(self) -> None:
+        """Gives the accelerator its own methods back and ends the background thread. Does not flush."""
+        for hook in self._hooks:
+            hook.remove()
+        del self._accelerator.load_state
+        self.engine.close()
+
+    def _join_checkpoints(self) -> None:
+        accelerator, engine = self._accelerator, self.engine
+        loaded_from: list[str] = []
+
+        def save(models: list, weights: list, folder: str) -> None:
+            checkpoint.save(engine, folder, self._site_state(), self._session.writes_site)
+
+        def before_load(models: list, folder: str) -> None:
+            engine.settle()
+            loaded_from[:] = [folder]
+
+        load_state = accelerator.load_state
+
+        @functools.wraps(load_state)
+        def load_state_and_sync(*args: object, **kwargs: object) -> None:
+            load_state(*args, **kwargs)
+            state = checkpoint.load(engine, loaded_from[0])
+            if state is not None:
+                self._load_site_state(state)
+
+        self._hooks = [
+            accelerator.register_save_state_pre_hook(save),
+            accelerator.register_load_state_pre_hook(before_load),
+        ]
+        accelerator.load_state = load_state_and_sync
+
+    def _stateful(self) -> dict[str, object]:
+        """What differs between sites: accelerate's own checkpoint holds the main process's only."""
+        parts: dict[str, object] = {}
+        if self._optimizer is not None:
+            parts["optimizer"] = self._optimizer
+        for i, scheduler in enumerate(self._accelerator._schedulers):
+            parts[f"scheduler_{i}"] = scheduler
+        if self._accelerator.scaler is not None:
+            parts["scaler"] = self._accelerator.scaler
+        return parts
+
+    def _site_state(self) -> dict[str, object]:
+        return {name: part.state_dict() for name, part in self._stateful().items()}
+
+    def _load_site_state(self, state: dict) -> None:
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _surviving(self, action) -> None:
+        try:
+            action()
+        except SiteLostError as error:
+            folder = Path(self._accelerator.project_dir or ".") / f"survivor-{self._session.topology.site.name}"
+            if self._session.writes_site and self._session.topology.local_index == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                model = self._accelerator.unwrap_model(self._model)
+                torch.save(model.state_dict(), folder / "model.pt")
+                torch.save(self._site_state(), folder / "state.pt")
+            raise SiteLostError(
+                f"{error} Saved {self._session.topology.site.name}'s model and optimizer at step "
+                f"{self.engine.step_count} in {folder}."
+            ) from error

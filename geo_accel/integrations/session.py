@@ -1,0 +1,167 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What every integration does first: find the sites, connect them, keep the rest of training inside the site."""
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from geo_accel.config import GeoConfig, load_config
+from geo_accel.plan.plan import Plan
+from geo_accel.sync.engine import Engine
+from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
+from geo_accel.transport.gloo import GlooTransport, check_privacy
+from geo_accel.transport.store import ControlPlane
+
+logger = logging.getLogger("geo_accel")
+
+ConfigSource = GeoConfig | Mapping | str | PathLike | None
+DEFAULT_DEADLINE_S = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A connected set of sites."""
+
+    config: GeoConfig
+    topology: Topology
+    control: ControlPlane
+    transport: GlooTransport
+    site_group: dist.ProcessGroup
+    """The ranks of this site, with the job's own backend, for the training thread."""
+
+    def engine(self, model: nn.Module, **facts: object) -> Engine:
+        """An engine for the bare `model`; ValueError where sites differ."""
+        engine = Engine(model, self.config, self.transport, self.control, **facts)
+        engine.on_plan.append(lambda plan: announce(engine, plan))
+        return engine
+
+    @property
+    def writes_site(self) -> bool:
+        """Whether this rank writes files of its site: the first rank of each of the site's machines."""
+        return int(os.environ.get("LOCAL_RANK", self.topology.local_index)) == 0
+
+
+def connect(config: ConfigSource) -> Session | None:
+    """Connects this rank to its site and its peers. Collective.
+
+    Returns None, and says so, where there is nothing to synchronise: one process, or one site. Raises ConfigError for
+    a bad config, ValueError for sites that do not fit the ranks, SiteLostError naming ranks that cannot be reached.
+    """
+    settings = load_config(config)
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        _say("geo_accel is off: this is a single process. Launch one or more per site to train across sites.")
+        return None
+    check_privacy(settings.resilience.allow_public_plaintext)
+    if settings.link.interface != "auto":
+        os.environ["GLOO_SOCKET_IFNAME"] = settings.link.interface
+    deadline = settings.resilience.round_timeout_s
+    deadline = DEFAULT_DEADLINE_S if deadline == "auto" else float(deadline)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    control = ControlPlane(rank, world_size, deadline)
+    answers = control.gather("starting", [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites])
+    labels, names, wishes = zip(*answers, strict=True)
+    odd = next((r for r, wish in enumerate(wishes) if wish != wishes[0]), None)
+    if odd is not None:
+        raise ValueError(f"config sites is {wishes[0]} on rank 0 and {wishes[odd]} on rank {odd}; they must be equal.")
+    topology = build_topology(rank, labels, names, settings.sites)
+    if len(topology.sites) == 1:
+        _say(
+            f"geo_accel is off: all {world_size} ranks are on one machine, which is one site. To treat them as several, "
+            f"set {SITE_VARIABLE} per process, or sites in the config."
+        )
+        return None
+    control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
+    transport = GlooTransport(topology, deadline)
+    # Collective over the world: every rank makes every site's group, in site order.
+    groups = [dist.new_group(site.ranks) for site in topology.sites]
+    return Session(
+        config=settings,
+        topology=topology,
+        control=control,
+        transport=transport,
+        site_group=groups[topology.site_index],
+    )
+
+
+def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
+    """Makes a DDP-wrapped `model` reduce gradients, buffers and its used-parameter map inside the site only.
+
+    The launcher wrapped it for all ranks, and whoever holds it goes on using the same object: so the wrapper is built
+    again in place, by its own constructor, with the site's process group. A site of one rank reduces nothing at all.
+    Raises ValueError for wrappers that this cannot be done with.
+    """
+    wrapper = getattr(model, "_orig_mod", model)
+    if not isinstance(wrapper, DistributedDataParallel):
+        name = type(wrapper).__name__
+        if any(word in name for word in ("FullyShardedDataParallel", "FSDP", "DeepSpeedEngine")):
+            raise ValueError(
+                f"{name} is not supported by this version of geo_accel: use plain data parallelism (DDP)."
+            )
+        if len(session.topology.site.ranks) > 1:
+            raise ValueError(
+                f"the model is a bare {name}, but {session.topology.site.name} has "
+                f"{len(session.topology.site.ranks)} ranks whose gradients must be reduced: wrap it in DDP "
+                "(accelerator.prepare does)."
+            )
+        return
+    if wrapper._comm_hooks:
+        raise ValueError(
+            "a DDP communication hook is registered, which would reduce over all sites: remove it; gradients stay "
+            "inside the site."
+        )
+    # torch 2.13 renamed broadcast_buffers; the attribute kept its name.
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    DistributedDataParallel.__init__(
+        wrapper,
+        wrapper.module,
+        device_ids=wrapper.device_ids,
+        output_device=wrapper.output_device,
+        dim=wrapper.dim,
+        process_group=session.site_group,
+        bucket_cap_mb=wrapper.bucket_bytes_cap / 2**20,
+        find_unused_parameters=wrapper.find_unused_parameters,
+        gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
+        static_graph=wrapper.static_graph,
+        mixed_precision=wrapper.mixed_precision,
+        **{buffers: wrapper.broadcast_buffers},
+    )
+    if len(session.topology.site.ranks) == 1:
+        wrapper.require_backward_grad_sync = False
+
+
+def announce(engine: Engine, plan: Plan) -> None:
+    """Prints the resolved settings once per plan, on rank 0."""
+    if engine.topology.rank != 0:
+        return
+    table = Table(title="geo_accel", show_header=False, title_justify="left")
+    outer = engine.config.sync.outer
+    rows = {
+        "sites": ", ".join(f"{site.name} ({len(site.ranks)})" for site in engine.topology.sites),
+        "mode": plan.mode,
+        "period": f"{plan.period} steps",
+        "schedule": plan.schedule,
+        "delay": f"{plan.delay} steps",
+        "codec": plan.codec,
+        "exchange": plan.exchange,
+        "outer": "mean" if outer in ("auto", "mean") else str(outer),
+        "why": plan.reason,
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    Console(stderr=True).print(table)
+
+
+def _say(text: str) -> None:
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(text, file=sys.stderr)

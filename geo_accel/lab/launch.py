@@ -1,0 +1,322 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Runs a command on the sites of an emulated WAN: starts the supervisor, follows it, gathers output and results."""
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from geo_accel.lab.namespaces import LabUnavailable, unshare_command
+from geo_accel.lab.sites import Site, choose_master_port, make_sites, site_command, site_environment
+
+_END_TIMEOUT_S = 10.0
+_KEPT_DIAGNOSIS_BYTES = 4000
+
+
+@dataclass(kw_only=True, slots=True)
+class SiteResult:
+    """What one site did."""
+
+    name: str
+    """site0, site1, ..."""
+    wanted_mbps: float | None
+    """The rate asked for, 10**6 bits per second; None without shaping."""
+    measured_mbps: float | None = None
+    """TCP goodput the probe saw before the run: about 4 % below the wanted rate because of headers."""
+    wanted_latency_ms: float = 0.0
+    """One-way delay asked for."""
+    measured_rtt_ms: float | None = None
+    """Round trip to the next site on an idle link, before the run."""
+    exit_code: int | None = None
+    """128 + N if signal N ended the command; None if it never started."""
+    ended_at_s: float | None = None
+    """Seconds from the start of the commands to the end of this one."""
+    bytes_sent: int | None = None
+    """Bytes that left the site's WAN interface during the run, all headers included; None without shaping."""
+    bytes_received: int | None = None
+    """Bytes that arrived there."""
+    output: str = ""
+    """Standard output and standard error, in the order written; empty if the caller took them by `on_output`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LabResult:
+    """What a run of the lab did."""
+
+    sites: list[SiteResult]
+    """One entry per site, in order."""
+    exit_code: int = 0
+    """The exit code of the first site, in time, that failed; 0 if none did."""
+    duration_s: float = 0.0
+    """From the start of the commands to the end of the last one."""
+    carrier: str = "none"
+    """What joined the sites: bridge, netem, relay (the lab's own) or none (loopback, unshaped)."""
+    congestion_control: str | None = None
+    """TCP's in the sites; None without shaping."""
+    stopped_by: str | None = None
+    """SIGINT, SIGTERM or timeout if the run was cut short from outside."""
+    notes: list[str] = field(default_factory=list)
+    """What the machine did not allow, one line each."""
+
+    def as_json(self) -> dict:
+        """For `--json`: everything but the output."""
+        result = asdict(self)
+        for site in result["sites"]:
+            del site["output"]
+        return result
+
+
+def run_sites(
+    command: Sequence[str],
+    *,
+    sites: int = 2,
+    bandwidth_mbps: float | Sequence[float] = 100.0,
+    latency_ms: float | Sequence[float] = 0.0,
+    loss_percent: float | Sequence[float] = 0.0,
+    ranks_per_site: int = 1,
+    shaping: bool = True,
+    verify: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike | None = None,
+    grace_s: float = 60.0,
+    timeout_s: float | None = None,
+) -> LabResult:
+    """Runs `command` once per site, each in its own network namespace, and waits for all of them.
+
+    Args:
+        command: program and arguments; `{rank}`, `{sites}`, `{master}`, `{site}` are filled in per site.
+        bandwidth_mbps: what a site may send, 10**6 bits per second; one for all sites or one per site.
+        latency_ms: one-way delay of what a site sends; likewise.
+        loss_percent: share of packets lost of what a site sends; likewise.
+        ranks_per_site: with 1, RANK, WORLD_SIZE and so on are set; with more, use torchrun inside the site.
+        shaping: False runs the sites on loopback, without namespaces or limits.
+        verify: measure the links before the run (about two seconds) and refuse if they are not as wanted.
+        env: the environment the sites' own variables are added to; this process's by default.
+        grace_s: time the others have to stop by themselves when one site has failed; then SIGTERM, then SIGKILL.
+        timeout_s: for the commands, without set-up; when it passes all are ended and `stopped_by` is "timeout".
+
+    A failing command is a result, not an exception. Raises LabUnavailable (a ValueError) where namespaces are not
+    allowed, ValueError for settings that cannot work or a network that is not as wanted, FileNotFoundError if the
+    command does not exist. On KeyboardInterrupt all sites are ended first.
+    """
+    lab = Lab(
+        command,
+        make_sites(
+            sites, bandwidth_mbps=bandwidth_mbps, latency_ms=latency_ms, loss_percent=loss_percent, shaping=shaping
+        ),
+        ranks_per_site=ranks_per_site,
+        verify=verify,
+        env=env,
+        cwd=cwd,
+        grace_s=grace_s,
+    )
+    return lab.run(timeout_s=timeout_s)
+
+
+class Lab:
+    """One run; `run_sites` is the short form. `stop` may be called from a signal handler while `run` works."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        sites: Sequence[Site],
+        *,
+        ranks_per_site: int = 1,
+        verify: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike | None = None,
+        grace_s: float = 60.0,
+    ) -> None:
+        if ranks_per_site < 1:
+            raise ValueError(f"ranks_per_site: {ranks_per_site} given; at least 1")
+        if not grace_s >= 0:
+            raise ValueError(f"grace_s: {grace_s} given; at least 0 seconds")
+        self.shaping = sites[0].bandwidth_mbps is not None
+        base = dict(os.environ if env is None else env)
+        self.folder = os.path.abspath(os.getcwd() if cwd is None else cwd)
+        if not command or not _exists(command[0], self.folder, base):
+            raise FileNotFoundError(f"command not found: {command[0] if command else 'none given'}")
+        port = choose_master_port(self.shaping)
+        self.task = {
+            "sites": [asdict(site) for site in sites],
+            "shaping": self.shaping,
+            "verify": verify,
+            "grace_s": grace_s,
+            "cwd": self.folder,
+            "commands": [site_command(command, site, sites) for site in sites],
+            "environments": [
+                site_environment(site, sites, ranks_per_site=ranks_per_site, master_port=port, base=base)
+                for site in sites
+            ],
+        }
+        self.result = LabResult(
+            sites=[
+                SiteResult(name=site.name, wanted_mbps=site.bandwidth_mbps, wanted_latency_ms=site.latency_ms)
+                for site in sites
+            ]
+        )
+        self.supervisor: subprocess.Popen | None = None
+        self.started = False
+        self.deadline: float | None = None
+        self.failure: ValueError | None = None
+
+    def stop(self, name: str = "SIGTERM") -> None:
+        """Asks all sites to end: with the signal `name`, after at most 10 seconds with SIGTERM, then SIGKILL.
+
+        A second call ends them at once. During set-up, which has nothing worth a grace period, so does the first.
+        """
+        self.result.stopped_by = self.result.stopped_by or name
+        if self.supervisor is None:
+            return
+        if not self.started:
+            self.supervisor.kill()
+            return
+        number = getattr(signal, name, signal.SIGTERM)
+        try:
+            os.write(self.supervisor.stdin.fileno(), f"{int(number)}\n".encode())
+        except (BrokenPipeError, ValueError):
+            return  # it has just ended by itself
+
+    def run(
+        self,
+        *,
+        timeout_s: float | None = None,
+        on_output: Callable[[int, bytes], None] | None = None,
+        on_started: Callable[[LabResult], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
+    ) -> LabResult:
+        """Runs the command on all sites; see `run_sites`.
+
+        `on_started` gets the result with what the probe measured; `on_output` the index of a site and a piece of its
+        output, an empty one at its end; `on_tick` is called at least every quarter of a second.
+        """
+        if self.result.stopped_by:
+            return self.result
+        reads, writes = zip(*(os.pipe() for _ in self.result.sites), strict=True)
+        try:
+            self._start_supervisor(writes)
+        finally:
+            for write in writes:
+                os.close(write)
+        try:
+            self._follow(reads, timeout_s, on_output, on_started, on_tick)
+        except KeyboardInterrupt:
+            self.stop("SIGINT")
+            self.stop("SIGINT")
+            raise
+        finally:
+            # Closing the request pipe ends whatever still runs.
+            self.supervisor.stdin.close()
+            try:
+                self.supervisor.wait(timeout=_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.supervisor.kill()
+                self.supervisor.wait()
+            self.supervisor.stdout.close()
+            self.supervisor.stderr.close()
+            for read in reads:
+                os.close(read)
+        if self.failure is not None and self.result.stopped_by is None:
+            raise self.failure
+        return self.result
+
+    def _start_supervisor(self, outputs: Sequence[int]) -> None:
+        isolation = unshare_command() if self.shaping else []
+        root = str(Path(__file__).parents[2])
+        search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self.supervisor = subprocess.Popen(
+            [*isolation, sys.executable, "-m", "geo_accel.lab.supervisor"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=outputs,
+            # Ctrl-C is for the lab, which passes it on in its own way.
+            start_new_session=True,
+            # The user's folder must not be searched for modules of the lab's own.
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": search},
+        )
+        task = json.dumps({**self.task, "outputs": list(outputs)}) + "\n"
+        try:
+            self.supervisor.stdin.write(task.encode())
+            self.supervisor.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at once; _follow reads why
+
+    def _follow(self, reads, timeout_s, on_output, on_started, on_tick) -> None:
+        chunks: list[list[bytes]] = [[] for _ in reads]
+        events, diagnosis, finished = b"", b"", False
+        with selectors.DefaultSelector() as selector:
+            for index, read in enumerate(reads):
+                selector.register(read, selectors.EVENT_READ, index)
+            selector.register(self.supervisor.stdout, selectors.EVENT_READ, "events")
+            selector.register(self.supervisor.stderr, selectors.EVENT_READ, "diagnosis")
+            while selector.get_map():
+                for key, _ in selector.select(0.25):
+                    piece = os.read(key.fd, 65536)
+                    if not piece:
+                        selector.unregister(key.fileobj)
+                    if key.data == "events":
+                        *lines, events = (events + piece).split(b"\n")
+                        for line in lines:
+                            event = json.loads(line)
+                            finished = finished or event["event"] in ("finished", "error")
+                            self._take(event, timeout_s, on_started)
+                    elif key.data == "diagnosis":
+                        diagnosis = (diagnosis + piece)[-_KEPT_DIAGNOSIS_BYTES:]
+                    elif on_output is not None:
+                        on_output(key.data, piece)
+                    else:
+                        chunks[key.data].append(piece)
+                if on_tick is not None:
+                    on_tick()
+                if self.deadline is not None and time.monotonic() > self.deadline:
+                    self.deadline = None
+                    self.stop("timeout")
+        for site, pieces in zip(self.result.sites, chunks, strict=True):
+            site.output = b"".join(pieces).decode(errors="replace")
+        if not finished:
+            said = diagnosis.decode(errors="replace").strip().splitlines()
+            self.failure = ValueError(f"the lab's supervisor died: {said[-1] if said else 'killed'}")
+
+    def _take(self, event: dict, timeout_s: float | None, on_started: Callable[[LabResult], None] | None) -> None:
+        result, kind = self.result, event["event"]
+        if kind == "note":
+            result.notes.append(event["text"])
+        elif kind == "probe":
+            result.carrier = event["carrier"]
+            result.congestion_control = event["congestion_control"]
+            for index, site in enumerate(result.sites):
+                site.measured_mbps = event["mbps"][index] if event["mbps"] else None
+                site.measured_rtt_ms = event["rtt_ms"][index] if event["rtt_ms"] else None
+            if on_started is not None:
+                on_started(result)
+        elif kind == "started":
+            self.started = True
+            if timeout_s is not None:
+                self.deadline = time.monotonic() + timeout_s
+        elif kind == "exit":
+            site = result.sites[event["site"]]
+            site.exit_code, site.ended_at_s = event["code"], event["at_s"]
+            result.exit_code = result.exit_code or event["code"]
+        elif kind == "finished":
+            result.duration_s = event["duration_s"]
+            for site, counts in zip(result.sites, event["byte_counts"] or [], strict=False):
+                site.bytes_sent, site.bytes_received = counts
+        elif kind == "error":
+            self.failure = (LabUnavailable if event["unavailable"] else ValueError)(event["text"])
+        else:
+            raise AssertionError(f"unknown event {kind}")
+
+
+def _exists(program: str, folder: str, environment: Mapping[str, str]) -> bool:
+    if os.sep in program:
+        return os.access(os.path.join(folder, program), os.X_OK)
+    return shutil.which(program, path=environment.get("PATH", os.defpath)) is not None

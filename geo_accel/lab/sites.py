@@ -1,0 +1,139 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What a site of the lab is: its name, its address, its link, its command line and its environment."""
+
+import ipaddress
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WAN_INTERFACE = "wan0"
+"""Name of every site's one network interface besides loopback."""
+
+_NETWORK = ipaddress.ip_network("10.77.0.0/24")
+_MASTER_PORT = 29500
+_LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Site:
+    """One site of an emulated WAN."""
+
+    index: int
+    """0-based; also the machine rank of the site."""
+    name: str
+    """site0, site1, ...; also the site's host name when it runs in a namespace."""
+    address: str
+    """IPv4 address, known inside the lab only."""
+    bandwidth_mbps: float | None
+    """What the site may send, in 10**6 bits per second; None without shaping."""
+    latency_ms: float = 0.0
+    """One-way delay of everything the site sends, in milliseconds."""
+    loss_percent: float = 0.0
+    """Share of the packets sent by the site that are lost."""
+
+
+def make_sites(
+    count: int,
+    *,
+    bandwidth_mbps: float | Sequence[float] = 100.0,
+    latency_ms: float | Sequence[float] = 0.0,
+    loss_percent: float | Sequence[float] = 0.0,
+    shaping: bool = True,
+) -> list[Site]:
+    """Describes `count` sites; a single number holds for every site, a sequence gives one number per site.
+
+    Raises ValueError, naming the setting and what is allowed, for values that cannot work.
+    """
+    if not 1 <= count <= 250:
+        raise ValueError(f"sites: {count} given; a lab has 1 to 250 sites")
+    bandwidths = _per_site("bandwidth_mbps", bandwidth_mbps, count, lowest=0.1, highest=100_000)
+    latencies = _per_site("latency_ms", latency_ms, count, lowest=0, highest=10_000)
+    losses = _per_site("loss_percent", loss_percent, count, lowest=0, highest=50)
+    if not shaping and (any(latencies) or any(losses)):
+        raise ValueError("latency and loss need shaping: leave out --no-shaping, or --latency-ms and --loss-percent")
+    first = int(_NETWORK.network_address) + 1
+    return [
+        Site(
+            index=index,
+            name=f"site{index}",
+            address=str(ipaddress.ip_address(first + index)) if shaping else "127.0.0.1",
+            bandwidth_mbps=bandwidths[index] if shaping else None,
+            latency_ms=latencies[index],
+            loss_percent=losses[index],
+        )
+        for index in range(count)
+    ]
+
+
+def site_command(command: Sequence[str], site: Site, sites: Sequence[Site]) -> list[str]:
+    """The command of one site: `{rank}`, `{sites}`, `{master}` and `{site}` filled in, other braces untouched."""
+    values = {
+        "{rank}": str(site.index),
+        "{sites}": str(len(sites)),
+        "{master}": sites[0].address,
+        "{site}": site.name,
+    }
+    filled = []
+    for argument in command:
+        for token, value in values.items():
+            argument = argument.replace(token, value)
+        filled.append(argument)
+    return filled
+
+
+def site_environment(
+    site: Site, sites: Sequence[Site], *, ranks_per_site: int, master_port: int, base: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one site's command, made from `base`.
+
+    With one rank per site it is what `accelerate launch --cpu --num_machines N --machine_rank r` and
+    `torch.distributed` expect; with more, torchrun inside the site sets ranks, and stale ones are removed.
+    """
+    environment = {name: value for name, value in base.items() if name not in _LAUNCHER_VARIABLES}
+    shaped = site.bandwidth_mbps is not None
+    environment.update(
+        MASTER_ADDR=sites[0].address,
+        MASTER_PORT=str(master_port),
+        NODE_RANK=str(site.index),
+        GROUP_RANK=str(site.index),
+        GLOO_SOCKET_IFNAME=WAN_INTERFACE if shaped else "lo",
+        # DeepSpeed's shared-memory all-reduce would go around the network if it took all ranks for local ones.
+        LOCAL_SIZE=str(ranks_per_site),
+        GEO_ACCEL_LAB="1",
+    )
+    if ranks_per_site == 1:
+        environment.update(RANK=str(site.index), WORLD_SIZE=str(len(sites)), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    # Sites write to pipes: without this, Python would show their lines late.
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+def choose_master_port(shaping: bool) -> int:
+    """A TCP port for the rendezvous: a fixed one in the lab's own network, a free one on the shared loopback."""
+    if shaping:
+        return _MASTER_PORT
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _per_site(name: str, value: float | Sequence[float], count: int, *, lowest: float, highest: float) -> list[float]:
+    values = [float(value)] * count if isinstance(value, (int, float)) else [float(one) for one in value]
+    if len(values) == 1:
+        values = values * count
+    if len(values) != count:
+        raise ValueError(f"{name}: {len(values)} values for {count} sites; give one for all or one per site")
+    for one in values:
+        if not (math.isfinite(one) and lowest <= one <= highest):
+            raise ValueError(f"{name}: {one:g} given; allowed are {lowest:g} to {highest:g}")
+    return values

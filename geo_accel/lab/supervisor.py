@@ -1,0 +1,240 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The process that holds the lab's network and runs the sites' commands.
+
+It is process 1 of the lab's namespaces: the kernel ends everything inside when it ends. It reads one JSON line that
+describes the run, then one line per request to stop; end of input means that the lab itself has died. It writes one
+JSON line per event: note, probe, started, exit, finished, error.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from geo_accel.lab import verify
+from geo_accel.lab.namespaces import LabUnavailable, become_subreaper, mount, unmount
+from geo_accel.lab.shaping import Wiring, carriers_for, wire
+from geo_accel.lab.sites import Site
+
+TERM_TO_KILL_S = 10.0
+"""Seconds that a site has between SIGTERM and SIGKILL."""
+
+
+class Supervisor:
+    def __init__(self, task: dict, events: int) -> None:
+        self.task = task
+        self.events = events
+        self.sites = [Site(**one) for one in task["sites"]]
+        self.wiring: Wiring | None = None
+        self.running: dict[int, Site] = {}
+        self.term_at: float | None = None
+        self.kill_at: float | None = None
+        self.stops = 0
+
+    def tell(self, event: str, **facts: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.events, (json.dumps({"event": event, **facts}) + "\n").encode())
+
+    def run(self) -> None:
+        if self.task["shaping"]:
+            self.prepare_files()
+            self.build_network()
+        else:
+            become_subreaper()
+        # SIGCHLD only has to interrupt select; the pipe makes that free of races.
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        before = self.wiring.byte_counts() if self.wiring else None
+        begin = time.monotonic()
+        self.start_sites()
+        self.tell("started")
+        self.supervise(wake_read, begin)
+        duration = time.monotonic() - begin
+        counts = None
+        if self.wiring:
+            after = self.wiring.byte_counts()
+            counts = [(a[0] - b[0], a[1] - b[1]) for a, b in zip(after, before, strict=True)]
+            # From here on dying relays are no news.
+            dropped = self.wiring.take_down()
+            if dropped:
+                self.tell("note", text=f"the relay lost {dropped} packets because it could not keep up")
+        self.tell("finished", duration_s=duration, byte_counts=counts)
+
+    def prepare_files(self) -> None:
+        """Private /proc and /etc/hosts. Where the machine forbids one, the run goes on with the machine's own."""
+        with contextlib.suppress(OSError):
+            mount("proc", "/proc", "proc")
+        with contextlib.suppress(OSError):
+            lines = Path("/etc/hosts").read_text().splitlines()
+            lines += [f"{site.address} {site.name}" for site in self.sites]
+            # The file lives on a memory file system that is only reachable through the bind mount.
+            mount("tmpfs", "/tmp", "tmpfs")
+            try:
+                Path("/tmp/hosts").write_text("\n".join(lines) + "\n")
+                Path("/tmp/hosts").chmod(0o644)
+                mount("/tmp/hosts", "/etc/hosts", bind=True)
+            finally:
+                unmount("/tmp")
+
+    def build_network(self) -> None:
+        carriers, fault = carriers_for(self.sites), "no carrier"
+        for carrier in carriers:
+            last = carrier == carriers[-1]
+            self.wiring = wire(self.sites, carrier)
+            if not self.task["verify"]:
+                self.tell_probe(None, None)
+                return
+            seen = verify.measure(self.sites, self.start_probe)
+            fault = verify.find_fault(self.sites, seen, carrier)
+            if fault is None or last:
+                self.tell_probe(seen.mbps, seen.rtt_ms)
+                for note in seen.notes:
+                    self.tell("note", text=note)
+            if fault is None:
+                return
+            self.wiring.take_down()
+        raise ValueError(f"the emulated network is not as wanted: {fault}")
+
+    def tell_probe(self, mbps: list | None, rtt_ms: list | None) -> None:
+        wiring = self.wiring
+        carriers = {"carrier": wiring.carrier, "congestion_control": wiring.congestion_control}
+        self.tell("probe", mbps=mbps, rtt_ms=rtt_ms, **carriers)
+
+    def start_probe(self, site: Site, command: Sequence[str]) -> subprocess.Popen:
+        return self.start(site, command, os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def start_sites(self) -> None:
+        for site, command, environment, output in zip(
+            self.sites, self.task["commands"], self.task["environments"], self.task["outputs"], strict=True
+        ):
+            process = self.start(
+                site,
+                command,
+                environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            os.close(output)
+            self.running[process.pid] = site
+            # Exits are read by waitpid for all children, so that orphans of the sites are reaped too.
+            process.returncode = 0
+
+    def start(self, site: Site, command: Sequence[str], environment: dict, **how: object) -> subprocess.Popen:
+        netns = self.wiring.namespaces[site.index] if self.wiring else None
+        place = {"netns": netns, "hostname": site.name, "cwd": self.task["cwd"]}
+        script = str(Path(__file__).with_name("enter.py"))
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", script, json.dumps(place), *command],
+            env=environment,
+            pass_fds=[] if netns is None else [netns],
+            **how,
+        )
+
+    def supervise(self, wake: int, begin: float) -> None:
+        """Until all sites have ended: reaps, obeys requests, and ends those that outlive their grace."""
+        while self.running:
+            now = time.monotonic()
+            if self.kill_at is not None and now >= self.kill_at:
+                self.signal_sites(signal.SIGKILL)
+                self.kill_at = now + 1
+            elif self.term_at is not None and now >= self.term_at:
+                self.signal_sites(signal.SIGTERM)
+                self.term_at, self.kill_at = None, now + TERM_TO_KILL_S
+            deadlines = [at for at in (self.term_at, self.kill_at) if at is not None]
+            wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+            ready, _, _ = select.select([0, wake], [], [], wait)
+            if wake in ready:
+                os.read(wake, 4096)
+            if 0 in ready:
+                self.obey(os.read(0, 4096))
+            self.reap(begin)
+        self.end_orphans()
+
+    def obey(self, requests: bytes) -> None:
+        if not requests:
+            # The lab was killed: nobody is left to wait for a grace period.
+            self.signal_sites(signal.SIGKILL)
+            self.end_orphans()
+            os._exit(1)
+        for line in requests.splitlines():
+            self.stops += 1
+            if self.stops > 1:
+                self.signal_sites(signal.SIGKILL)
+            else:
+                self.signal_sites(int(line))
+                self.term_at = time.monotonic() + min(self.task["grace_s"], TERM_TO_KILL_S)
+
+    def reap(self, begin: float) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self.wiring and pid in (relay.pid for relay in self.wiring.relays):
+                raise ValueError("a relay process of the lab has died; the sites were stopped")
+            site = self.running.pop(pid, None)
+            if site is None:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+            self.tell("exit", site=site.index, code=code, at_s=time.monotonic() - begin)
+            if code and self.term_at is None and self.kill_at is None and self.running:
+                self.term_at = time.monotonic() + self.task["grace_s"]
+
+    def signal_sites(self, number: int) -> None:
+        for pid in self.running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+
+    def end_orphans(self) -> None:
+        """Kills what the sites left behind. In a process namespace the kernel does that when process 1 ends."""
+        if self.wiring:
+            return
+        for _ in range(100):
+            try:
+                children = Path("/proc/thread-self/children").read_text().split()
+            except OSError:
+                return
+            if not children:
+                return
+            for pid in map(int, children):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+
+
+def main() -> None:
+    # Nothing started from here may write into the stream of events by accident.
+    events = os.dup(1)
+    os.dup2(2, 1)
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1)
+        if not piece:
+            return
+        line += piece
+    supervisor = Supervisor(json.loads(line), events)
+    try:
+        supervisor.run()
+    except LabUnavailable as reason:
+        supervisor.tell("error", unavailable=True, text=str(reason))
+    except (ValueError, OSError, subprocess.SubprocessError) as error:
+        supervisor.tell("error", unavailable=False, text=str(error))
+    finally:
+        supervisor.signal_sites(signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

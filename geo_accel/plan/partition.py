@@ -1,0 +1,71 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Schedules: how a model's units are shared out over the steps of a period."""
+
+from collections.abc import Sequence
+
+from geo_accel.plan.plan import Piece
+
+Starts = tuple[tuple[Piece, ...], ...]
+
+
+def full(sizes: Sequence[int], period: int) -> Starts:
+    """Everything in the last step of the period: local SGD."""
+    return ((),) * (period - 1) + (tuple(Piece(unit) for unit in range(len(sizes))),)
+
+
+def equal(sizes: Sequence[int], period: int) -> Starts:
+    """Contiguous sets of equal numbers of units (ENP, arXiv:2502.11058); the first sets are the larger ones."""
+    base, extra = divmod(len(sizes), period)
+    starts, unit = [], 0
+    for step in range(period):
+        count = base + (step < extra)
+        starts.append(tuple(Piece(u) for u in range(unit, unit + count)))
+        unit += count
+    return tuple(starts)
+
+
+def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Starts:
+    """Bytes balanced over the period: the largest round is as small as contiguous sets allow.
+
+    `rounds` sets (default: one per step), spread evenly over the period. Units larger than one share are first cut
+    into equal parts, so that one large embedding does not set the pace.
+    """
+    rounds = min(rounds or period, period)
+    share = max(1, -(-sum(sizes) // rounds))
+    # Four grains a share keep the largest round within about a quarter grain of the ideal, and messages few.
+    grain = max(1, share // 4)
+    pieces = []
+    for unit, size in enumerate(sizes):
+        parts = max(1, -(-size // grain)) if size > share // 2 else 1
+        pieces += [(Piece(unit, part, parts), size / parts) for part in range(parts)]
+    sets = _min_max(pieces, rounds)
+    starts: list[tuple[Piece, ...]] = [()] * period
+    for i, members in enumerate(sets):
+        starts[i * period // rounds] = tuple(members)
+    return tuple(starts)
+
+
+def _min_max(pieces: Sequence[tuple[Piece, float]], rounds: int) -> list[list[Piece]]:
+    """Contiguous sets with the smallest possible largest sum: bisection on that sum, greedy filling."""
+
+    def fill(limit: float) -> list[list[Piece]]:
+        sets: list[list[Piece]] = [[]]
+        used = 0.0
+        for piece, size in pieces:
+            if sets[-1] and used + size > limit:
+                sets.append([])
+                used = 0.0
+            sets[-1].append(piece)
+            used += size
+        return sets
+
+    low = max(size for _, size in pieces)
+    high = sum(size for _, size in pieces)
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(fill(middle)) <= rounds else (middle, high)
+    sets = fill(high * (1 + 1e-9))
+    return sets + [[] for _ in range(rounds - len(sets))]
+
+
+SCHEDULES = {"full": full, "equal": equal, "stream": stream}

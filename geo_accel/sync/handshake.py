@@ -1,0 +1,63 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Before the first step: do all sites mean the same run?"""
+
+from collections.abc import Mapping, Sequence
+
+from geo_accel.config import GeoConfig, differences
+from geo_accel.topology import Topology
+from geo_accel.transport.store import ControlPlane
+from geo_accel.units import Unit, checksums
+from geo_accel.version import __version__
+
+
+def require_same(
+    control: ControlPlane, topology: Topology, config: GeoConfig, units: Sequence[Unit], facts: Mapping[str, object]
+) -> None:
+    """Raises ValueError, with the same text on every rank, naming the sites and what differs between them.
+
+    Compares version, config, units, initial weights (by checksum) and `facts` (anything a caller wants equal, by
+    name, such as the number of steps).
+    """
+    answers = control.gather(
+        "comparing configs and weights",
+        {
+            "geo_accel version": __version__,
+            "config": config.to_dict(),
+            "units": [[unit.name, unit.numel] for unit in units],
+            "weights": checksums(units),
+            "facts": dict(facts),
+        },
+    )
+    first = answers[0]
+    for rank, answer in enumerate(answers[1:], start=1):
+        problem = _difference(first, answer)
+        if problem:
+            raise ValueError(
+                f"{_place(topology, 0)} and {_place(topology, rank)} differ before the first step: {problem}"
+            )
+
+
+def _difference(a: dict, b: dict) -> str | None:
+    if a["geo_accel version"] != b["geo_accel version"]:
+        return f"geo_accel {a['geo_accel version']} and {b['geo_accel version']}; install the same version everywhere."
+    config = differences(a["config"], b["config"])
+    if config:
+        return f"config {'; '.join(config)}. Use the same config on every site."
+    for name in a["facts"]:
+        if a["facts"][name] != b["facts"].get(name):
+            return f"{name} is {a['facts'][name]} and {b['facts'].get(name)}; they must be equal."
+    if a["units"] != b["units"]:
+        odd = [x for x in a["units"] if x not in b["units"]] + [x for x in b["units"] if x not in a["units"]]
+        return f"the models are not the same (first at {odd[0][0] if odd else 'the order of layers'})."
+    weights = [name for name in a["weights"] if a["weights"][name] != b["weights"][name]]
+    if weights:
+        more = f" and {len(weights) - 1} more units" if len(weights) > 1 else ""
+        return (
+            f"initial weights of {weights[-1]}{more}. Load the same checkpoint on every site, or set the same seed "
+            "before building the model."
+        )
+    return None
+
+
+def _place(topology: Topology, rank: int) -> str:
+    return f"{topology.site_of(rank).name} (rank {rank})"

@@ -1,0 +1,86 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Starts worker processes the way launchers do, several per emulated machine, all on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How one worker ended."""
+
+    returncode: int
+    output: str
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_workers(
+    command: Sequence[str],
+    sites: Sequence[int] = (1, 1),
+    timeout_s: float = 120.0,
+    environ: Mapping[str, str] | None = None,
+    per_rank: Mapping[int, Sequence[str]] | None = None,
+) -> list[Finished]:
+    """Runs `python -m COMMAND` once per rank, on machines of `sites` ranks each; returns results by rank.
+
+    `per_rank` appends arguments for single ranks. All workers are killed, and TimeoutError raised with their output,
+    when `timeout_s` is over.
+    """
+    port, world_size = free_port(), sum(sites)
+    processes, logs = [], []
+    for machine, size in enumerate(sites):
+        for local_rank in range(size):
+            rank = len(processes)
+            variables = {
+                "RANK": rank,
+                "WORLD_SIZE": world_size,
+                "LOCAL_RANK": local_rank,
+                "LOCAL_WORLD_SIZE": size,
+                "GROUP_RANK": machine,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": 1,
+                "ACCELERATE_USE_CPU": "true",
+                "GLOO_SOCKET_IFNAME": "lo",
+                "HF_HUB_OFFLINE": 1,
+            }
+            log = tempfile.TemporaryFile("w+")  # a file, so that no worker ever waits for its output to be read
+            logs.append(log)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *command, *(per_rank or {}).get(rank, ())],
+                    env={**os.environ, **{k: str(v) for k, v in variables.items()}, **(environ or {})},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    timed_out = False
+    try:
+        for process in processes:
+            process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    finished = []
+    for process, log in zip(processes, logs, strict=True):
+        log.seek(0)
+        finished.append(Finished(process.returncode, log.read()))
+        log.close()
+    if timed_out:
+        raise TimeoutError("\n".join(f"--- rank {r}\n{f.output[-3000:]}" for r, f in enumerate(finished)))
+    return finished

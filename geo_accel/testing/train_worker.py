@@ -1,0 +1,251 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""One training run on this rank, by Accelerate or Trainer, synchronised by geo_accel or by a method to compare with.
+
+Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, steps, counts) and `rank-R.safetensors`
+(final weights and buffers) into --out. Several runs, separated by `--and`, share one process and its imports.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.local_sgd import LocalSGD
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from geo_accel import GeoSync, SiteLostError, plug_into, shard_in_site
+from geo_accel.testing.models import build_data, build_model
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--integration", choices=("accelerate", "trainer"), default="accelerate")
+    parser.add_argument("--method", choices=("geo", "ddp", "local_sgd", "none"), default="geo")
+    parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
+    parser.add_argument("--model", default="gpt2")
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--clip", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--local-sgd-steps", type=int, default=4)
+    parser.add_argument("--save-every", type=int, default=0)
+    parser.add_argument("--evaluate-every", type=int, default=0)
+    parser.add_argument("--load-best", action="store_true")
+    parser.add_argument("--resume", default=None, help="a checkpoint folder")
+    parser.add_argument("--die-at", type=int, default=0, help="SIGKILL this process before that step")
+    parser.add_argument("--hang-at", type=int, default=0, help="stop for good before that step")
+    parser.add_argument("--unequal-start", action="store_true", help="other initial weights on every rank")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    runs: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--and":
+            runs.append([])
+        else:
+            runs[-1].append(argument)
+    return next((code for code in map(run, runs) if code), 0)
+
+
+def run(arguments: list[str]) -> int:
+    """One run; returns the exit code: 0, 2 for a user's mistake, 3 for a lost site."""
+    options = parse(arguments)
+    rank = int(os.environ.get("RANK", 0))
+    set_seed(options.seed + (rank if options.unequal_start else 0))
+    model = build_model(options.model, options.dropout)
+    set_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    record: dict = {"losses": [], "summary": None, "world_collectives": 0}
+    try:
+        {"accelerate": run_accelerate, "trainer": run_trainer}[options.integration](options, model, record)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SiteLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(3)  # the connections that are left would make a tidy exit wait
+    (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
+    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, options.out / f"rank-{rank}.safetensors")
+    return 0
+
+
+def act_out(options: argparse.Namespace, step: int) -> None:
+    """Dies or hangs as asked, before the given step (counted from 1)."""
+    if step == options.die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if step == options.hang_at:
+        signal.pause()
+
+
+def world_collectives() -> int:
+    """Collectives issued so far on the group of all ranks, whoever issued them (DDP's reducer included)."""
+    if not dist.is_initialized():
+        return 0
+    return dist.group.WORLD._get_sequence_number_for_group()
+
+
+def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.lr)
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(trainable, lr=options.lr)
+
+
+def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> None:
+    accelerator = Accelerator(
+        gradient_accumulation_steps=options.accumulate,
+        mixed_precision="bf16" if options.bf16 else "no",
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        project_dir=str(options.out),
+    )
+    data = build_data(options.model, options.examples, options.data_seed)
+    optimizer = build_optimizer(options, model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    loader = DataLoader(data, batch_size=options.batch, shuffle=True)
+    wrapped, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    geo = local = None
+    if options.method == "geo":
+        if options.private:
+            loader = shard_in_site(loader, json.loads(options.config))
+        geo = GeoSync(accelerator=accelerator, model=wrapped, optimizer=optimizer, config=json.loads(options.config))
+    elif options.method == "local_sgd":
+        local = LocalSGD(accelerator=accelerator, model=wrapped, local_sgd_steps=options.local_sgd_steps)
+    step = 0
+    if options.resume:
+        accelerator.load_state(options.resume)
+        step = int(Path(options.resume).name.split("-")[1])
+    first = step
+    with geo or local or contextlib.nullcontext():
+        per_epoch = len(loader) // options.accumulate
+        epoch = step // per_epoch
+        while step < options.steps:
+            loader.set_epoch(epoch)
+            batches = loader
+            if step == first and step % per_epoch:
+                batches = accelerator.skip_first_batches(loader, step % per_epoch * options.accumulate)
+            for batch in batches:
+                if step >= options.steps:
+                    break
+                with accelerator.accumulate(wrapped):
+                    loss = wrapped(**batch)["loss"]
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients and options.clip:
+                        accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    step += 1
+                    act_out(options, step)
+                    record["losses"].append(loss.item())
+                    if step == first + 1:
+                        record["world_collectives"] = -world_collectives()
+                for method in (geo, local):
+                    if method is not None and (method is geo or accelerator.sync_gradients):
+                        method.step()
+                if accelerator.sync_gradients and options.save_every and step % options.save_every == 0:
+                    before = world_collectives()
+                    accelerator.save_state(str(options.out / f"step-{step}"))
+                    record["world_collectives"] -= world_collectives() - before
+            epoch += 1
+        record["world_collectives"] += world_collectives()
+    if geo is not None:
+        record["summary"] = geo.summary()
+
+
+class Recorder(TrainerCallback):
+    """Losses are read in training_step; here steps are counted and faults acted out."""
+
+    def __init__(self, options: argparse.Namespace, record: dict) -> None:
+        self.options, self.record, self.first = options, record, True
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        act_out(self.options, state.global_step + 1)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.first:
+            self.first = False
+            self.record["world_collectives"] = -world_collectives()
+        if state.global_step == self.options.steps:
+            self.record["world_collectives"] += world_collectives()
+
+
+class RecordingTrainer(Trainer):
+    """A subclass, as users have them."""
+
+    record: dict
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.record["losses"].append(loss.item())
+        return loss
+
+
+def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> None:
+    strategies = {}
+    if options.save_every:
+        strategies |= {"save_strategy": "steps", "save_steps": options.save_every}
+    if options.evaluate_every:
+        strategies |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every}
+    if options.load_best:
+        strategies |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    arguments = TrainingArguments(
+        output_dir=str(options.out / "trainer"),
+        use_cpu=True,
+        bf16=options.bf16,
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        gradient_accumulation_steps=options.accumulate,
+        max_grad_norm=options.clip,
+        learning_rate=options.lr,
+        lr_scheduler_type="constant",
+        optim={"sgd": "sgd", "adamw": "adamw_torch"}[options.optimizer],
+        logging_steps=5,
+        report_to=[],
+        disable_tqdm=True,
+        seed=options.seed,
+        **({"save_strategy": "no"} | strategies),
+    )
+    trainer = RecordingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=build_data(options.model, options.examples, options.data_seed),
+        eval_dataset=build_data(options.model, 8, 1),
+        callbacks=[Recorder(options, record)],
+    )
+    trainer.record = record
+    callback = None
+    if options.method == "geo":
+        callback = plug_into(trainer, json.loads(options.config), data="private" if options.private else "shared")
+    trainer.train(resume_from_checkpoint=options.resume)
+    record["history"] = trainer.state.log_history
+    record["steps"] = trainer.state.global_step
+    if callback is not None:
+        record["summary"] = callback.summary()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

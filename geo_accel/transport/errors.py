@@ -1,0 +1,6 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What goes wrong between sites, with the name of who is missing."""
+
+
+class SiteLostError(RuntimeError):
+    """A site died, fell silent or cannot be reached; training cannot go on with it."""

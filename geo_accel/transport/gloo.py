@@ -1,0 +1,135 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Bytes between ranks over gloo: point-to-point across sites, collectives inside a site, all for one thread.
+
+One background thread per rank calls this, running the plan's rounds in the plan's order. Every rank therefore enters
+the same operations in the same order, whatever its training thread is doing, and no operation here shares a process
+group with anything the training thread calls: that is why this cannot deadlock.
+"""
+
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from geo_accel.topology import Topology
+from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.store import seconds
+
+
+class GlooTransport:
+    """The process groups of one rank. Construct it at the same point on every rank: groups are made collectively."""
+
+    def __init__(self, topology: Topology, deadline_s: float) -> None:
+        """Connects to all peers. `deadline_s` bounds connecting and every wait afterwards (seconds)."""
+        self.topology = topology
+        self.deadline_s = deadline_s
+        self.bytes_sent = 0
+        """Payload bytes that this rank has sent across the WAN."""
+        start = time.monotonic()
+        try:
+            # new_group is collective over the world: every rank makes every group, in this order.
+            peer_groups = [
+                dist.new_group(topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s))
+                for i in range(topology.slices)
+            ]
+            site_groups = [
+                dist.new_group(site.ranks, backend="gloo", timeout=seconds(deadline_s)) for site in topology.sites
+            ]
+        except RuntimeError as error:
+            others = ", ".join(site.name for site in topology.sites if site != topology.site)
+            raise SiteLostError(
+                f"{topology.site.name} could not connect to {others} within {time.monotonic() - start:.0f} s: are "
+                f"all ports between the sites open, and is link.interface right? ({str(error).splitlines()[0][:200]})"
+            ) from error
+        self._peer_group = peer_groups[topology.local_index] if topology.carries else None
+        self._site_group = site_groups[topology.site_index]
+        self.peers = topology.peer_group(topology.local_index) if topology.carries else ()
+
+    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]) -> None:
+        """Sends and receives flat CPU tensors, keyed by peer rank, all at once.
+
+        Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline.
+        """
+        start = time.monotonic()
+        # Receives first: a message that finds its receive posted is read straight into place.
+        works = []
+        for verb, tensors in ((dist.irecv, receives), (dist.isend, sends)):
+            for peer, tensor in tensors.items():
+                if tensor.numel() == 0:  # a slice or chunk too short for all: both ends know and skip it
+                    continue
+                try:
+                    works.append((peer, verb(tensor, peer, group=self._peer_group)))
+                except RuntimeError as error:
+                    raise self._lost(peer, start, error) from error
+        for peer, work in works:
+            remaining = max(0.001, start + self.deadline_s - time.monotonic())
+            try:
+                work.wait(seconds(remaining))
+            except RuntimeError as error:
+                raise self._lost(peer, start, error) from error
+        self.bytes_sent += sum(tensor.numel() * tensor.element_size() for tensor in sends.values())
+
+    def share(self, buffer: torch.Tensor, mine: torch.Tensor | None) -> None:
+        """Gives every rank of the site all slices: `buffer` is (slices, n), `mine` this rank's row of n elements.
+
+        Where the first rank carries everything, `buffer` is its own row and is broadcast.
+        """
+        if self.topology.slices == 1:
+            self.broadcast_in_site(buffer)
+            return
+        with self._inside_site():
+            dist.all_gather(list(buffer.unbind(0)), mine, group=self._site_group)
+
+    def broadcast_in_site(self, tensor: torch.Tensor) -> None:
+        """Gives every rank of the site the first rank's `tensor`, in place."""
+        ranks = self.topology.site.ranks
+        if len(ranks) > 1:
+            with self._inside_site():
+                dist.broadcast(tensor, ranks[0], group=self._site_group)
+
+    @contextmanager
+    def _inside_site(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise SiteLostError(
+                f"{self.topology.site.name}: a rank of this site was lost ({str(error).splitlines()[0][:200]})."
+            ) from error
+
+    def _lost(self, peer: int, start: float, error: Exception) -> SiteLostError:
+        waited = time.monotonic() - start
+        site = self.topology.site_of(peer).name
+        if "Timed out" in str(error) or "timeout" in str(error).lower():
+            return SiteLostError(
+                f"site {site} (rank {peer}) has been silent for {waited:.0f} s (resilience.round_timeout_s = "
+                f"{self.deadline_s:g}): its process hangs or the link is down."
+            )
+        return SiteLostError(
+            f"site {site} (rank {peer}) is gone: the connection broke after {waited:.1f} s "
+            f"({str(error).splitlines()[0].split('] ')[-1][:120]})."
+        )
+
+
+def check_privacy(allow_public_plaintext: bool) -> None:
+    """Refuses a rendezvous over a public address: gloo's traffic is not encrypted.
+
+    Raises ValueError unless `allow_public_plaintext`; a name that does not resolve is left to the launcher.
+    """
+    master = os.environ.get("MASTER_ADDR")
+    if allow_public_plaintext or not master:
+        return
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(master, None)}
+    except OSError:
+        return
+    public = sorted(address for address in addresses if ipaddress.ip_address(address.split("%")[0]).is_global)
+    if public:
+        raise ValueError(
+            f"MASTER_ADDR {master} is the public address {public[0]}, and traffic between sites is not encrypted: "
+            "use a tunnel (WireGuard or the like), or set resilience.allow_public_plaintext to true."
+        )

@@ -1,0 +1,292 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Fine-tune a causal language model across sites with Accelerate and a training loop to read and change.
+
+    accelerate launch recipes/finetune_clm_no_trainer.py --model_name_or_path gpt2 --output_dir out
+
+Arguments are those of run_clm_no_trainer.py, or one JSON file with them; README.md beside this file has commands.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import ProjectConfiguration
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import SchedulerType, default_data_collator, get_scheduler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file also runs as a plain script
+
+import geo_accel
+from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArguments, parse_arguments
+from recipes.card import geo_summary, write_card
+from recipes.evaluation import evaluate_blocks, load_metric
+from recipes.exits import run_recipe, user_errors
+from recipes.model import save_merged
+from recipes.preparation import Prepared, prepare
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopArguments:
+    """How to train."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where results and checkpoints go."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks per process and micro-batch."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Blocks per process and evaluation batch."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate of AdamW."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of matrices; vectors get none."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip gradients to this norm; 0 does not clip."})
+    num_train_epochs: int = field(default=3, metadata={"help": "Passes over the data (the smallest site's)."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps, in place of epochs."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per optimizer step."})
+    lr_scheduler_type: SchedulerType = field(default="linear", metadata={"help": "Course of the learning rate."})
+    num_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the learning rate rises."})
+    seed: int = field(
+        default=42, metadata={"help": "Seed of fresh weights, dropout and data order; equal everywhere."}
+    )
+    checkpointing_steps: str | None = field(
+        default=None, metadata={"help": "Save the state every so many steps, or 'epoch' for every epoch."}
+    )
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A step_N or epoch_N folder."})
+    save_on_each_node: bool = field(
+        default=False, metadata={"help": "Save on every machine: for machines without a common file system."}
+    )
+    with_tracking: bool = field(default=False, metadata={"help": "Log to the trackers named by --report_to."})
+    report_to: str = field(default="all", metadata={"help": "tensorboard, wandb, ...; all those installed."})
+
+    def __post_init__(self) -> None:
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "num_train_epochs",
+            "max_train_steps",
+            "gradient_accumulation_steps",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}: give at least 1.")
+        every = self.checkpointing_steps
+        if every is not None and every != "epoch" and not (every.isdigit() and int(every) > 0):
+            raise ValueError(f"--checkpointing_steps {every}: give a number of steps or 'epoch'.")
+        if every is not None and self.output_dir is None:
+            raise ValueError("--checkpointing_steps needs --output_dir.")
+        if self.resume_from_checkpoint is not None and not Path(self.resume_from_checkpoint).is_dir():
+            raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: no such directory.")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse, prepare, train, evaluate and save; errors as in `recipes.exits`."""
+    with user_errors():
+        model_arguments, data_arguments, loop, geo_arguments = parse_arguments(
+            (ModelArguments, DataTrainingArguments, LoopArguments, GeoArguments), arguments
+        )
+        accelerator = start(loop)
+        evaluates = data_arguments.validation_file is not None or not geo_arguments.private_data
+        prepared = prepare(
+            model_arguments, data_arguments, geo_arguments, train=True, evaluate=evaluates, seed=loop.seed
+        )
+        train_loader, eval_loader = build_loaders(accelerator, loop, prepared)
+        if geo_arguments.private_data:
+            train_loader = geo_accel.shard_in_site(train_loader, config=geo_arguments.geo_config)
+        steps_per_epoch = smallest(accelerator, math.ceil(len(train_loader) / loop.gradient_accumulation_steps))
+        max_steps = loop.max_train_steps or loop.num_train_epochs * steps_per_epoch
+        first_step = resume_step(loop.resume_from_checkpoint, steps_per_epoch)
+        optimizer = torch.optim.AdamW(decay_groups(prepared.model, loop.weight_decay), lr=loop.learning_rate)
+        # An accelerated scheduler advances once per process at each step.
+        scheduler = get_scheduler(
+            loop.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=loop.num_warmup_steps * accelerator.num_processes,
+            num_training_steps=max_steps * accelerator.num_processes,
+        )
+        model, optimizer, scheduler = accelerator.prepare(prepared.model, optimizer, scheduler)
+        if loop.with_tracking:
+            settings = asdict(loop) | asdict(data_arguments) | asdict(model_arguments) | {"token": None}
+            accelerator.init_trackers("finetune_clm_no_trainer", {k: str(v) for k, v in settings.items()})
+        metric = load_metric() if evaluates else None
+
+    # geo_accel: GeoSync around the loop, geo.step() in it, geo.flush() before an evaluation.
+    geo = geo_sync(accelerator, model, optimizer, geo_arguments)
+    with geo or nullcontext():
+        if loop.resume_from_checkpoint is not None:
+            accelerator.load_state(loop.resume_from_checkpoint)
+        progress = tqdm(
+            total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process, desc="steps"
+        )
+        results, step, losses = {}, first_step, []
+        model.train()
+        batches = endless_batches(accelerator, train_loader, first_step, loop.gradient_accumulation_steps)
+        while step < max_steps:
+            with accelerator.accumulate(model):
+                loss = model(**next(batches)).loss
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and loop.max_grad_norm > 0:
+                    accelerator.clip_grad_norm_(model.parameters(), loop.max_grad_norm)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            losses.append(loss.detach())
+            synced = accelerator.sync_gradients
+            if geo is not None:
+                geo.step()
+            if not synced:
+                continue
+            step += 1
+            progress.update(1)
+            epoch_ends = step % steps_per_epoch == 0
+            if epoch_ends or step == max_steps:
+                results["train_loss"] = accelerator.gather(torch.stack(losses).mean()).mean().item()
+                losses.clear()
+                if metric is not None:
+                    if geo is not None:
+                        geo.flush()
+                    results |= evaluate_blocks(accelerator, model, eval_loader, metric)
+                report(accelerator, results, step)
+                if loop.with_tracking:
+                    accelerator.log(results | (geo.metrics() if geo is not None else {}), step=step)
+            folder = checkpoint_folder(loop, step, steps_per_epoch)
+            if folder is not None:
+                accelerator.save_state(str(folder))
+        progress.close()
+    accelerator.end_training()
+    if loop.output_dir is not None:
+        save(accelerator, model, prepared, loop)
+        if saves(accelerator, loop):
+            results_file = Path(loop.output_dir, "all_results.json")
+            results_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            write_card(
+                loop.output_dir,
+                base_model=model_arguments.model_name_or_path,
+                metrics=results,
+                summary=geo_summary(geo),
+            )
+
+
+def start(loop: LoopArguments) -> Accelerator:
+    """Join the other processes. All ranks derive the order of the data from the seed, so none has to be told."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=loop.gradient_accumulation_steps,
+        log_with=loop.report_to if loop.with_tracking else None,
+        project_config=ProjectConfiguration(project_dir=loop.output_dir, save_on_each_node=loop.save_on_each_node),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=loop.seed),
+        rng_types=[],
+    )
+    if not accelerator.is_local_main_process:
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+    return accelerator
+
+
+def build_loaders(
+    accelerator: Accelerator, loop: LoopArguments, prepared: Prepared
+) -> tuple[DataLoader, DataLoader | None]:
+    """Prepared loaders: shuffled training blocks, and evaluation blocks with their numbers."""
+    train_loader = accelerator.prepare(
+        DataLoader(
+            prepared.train_blocks,
+            shuffle=True,
+            collate_fn=default_data_collator,
+            batch_size=loop.per_device_train_batch_size,
+        )
+    )
+    if prepared.eval_blocks is None:
+        return train_loader, None
+    numbered = prepared.eval_blocks.add_column("block", list(range(len(prepared.eval_blocks))))
+    eval_loader = DataLoader(numbered, collate_fn=default_data_collator, batch_size=loop.per_device_eval_batch_size)
+    return train_loader, accelerator.prepare(eval_loader)
+
+
+def smallest(accelerator: Accelerator, number: int) -> int:
+    """The smallest of all ranks' numbers: sites with private data have epochs of their own. Collective."""
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).min())
+
+
+def resume_step(folder: str | None, steps_per_epoch: int) -> int:
+    """The optimizer steps done when the checkpoint `folder` was saved, from its name; 0 without one.
+
+    Raises ValueError if it is not named step_N or epoch_N.
+    """
+    if folder is None:
+        return 0
+    name = re.fullmatch(r"(step|epoch)_(\d+)", Path(folder).resolve().name)
+    if name is None:
+        raise ValueError(f"--resume_from_checkpoint {folder}: expected a folder that is named step_N or epoch_N.")
+    return int(name[2]) * (steps_per_epoch if name[1] == "epoch" else 1)
+
+
+def checkpoint_folder(loop: LoopArguments, step: int, steps_per_epoch: int) -> Path | None:
+    """Where to save the state after this step, if it is to be saved."""
+    if loop.checkpointing_steps is None:
+        return None
+    by_epoch = loop.checkpointing_steps == "epoch"
+    count, rest = divmod(step, steps_per_epoch if by_epoch else int(loop.checkpointing_steps))
+    if rest != 0:
+        return None
+    return Path(loop.output_dir, f"epoch_{count}" if by_epoch else f"step_{step}")
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """The trainable parameters for AdamW: matrices decay, biases and norms do not."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trainable if parameter.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def geo_sync(
+    accelerator: Accelerator, model: torch.nn.Module, optimizer: torch.optim.Optimizer, arguments: GeoArguments
+) -> geo_accel.GeoSync | None:
+    """What keeps the sites in step; None with --no_geo."""
+    if arguments.no_geo:
+        return None
+    return geo_accel.GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=arguments.geo_config)
+
+
+def endless_batches(
+    accelerator: Accelerator, loader: DataLoader, first_step: int, accumulation: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of epoch after epoch of this site's data, from where `first_step` optimizer steps have led."""
+    steps = math.ceil(len(loader) / accumulation)
+    epoch, done = divmod(first_step, steps)
+    while True:
+        loader.set_epoch(epoch)
+        yield from accelerator.skip_first_batches(loader, done * accumulation) if done else loader
+        epoch, done = epoch + 1, 0
+
+
+def report(accelerator: Accelerator, results: dict[str, float], step: int) -> None:
+    """Print the figures, once on every machine."""
+    accelerator.print(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+
+
+def saves(accelerator: Accelerator, loop: LoopArguments) -> bool:
+    """Whether this process writes the result."""
+    return accelerator.is_local_main_process if loop.save_on_each_node else accelerator.is_main_process
+
+
+def save(accelerator: Accelerator, model: torch.nn.Module, prepared: Prepared, loop: LoopArguments) -> None:
+    """Save model and tokenizer so that AutoModelForCausalLM loads them from the output directory. Collective."""
+    whole = accelerator.unwrap_model(model)
+    weights = accelerator.get_state_dict(model)
+    if not saves(accelerator, loop):
+        return
+    prepared.tokenizer.save_pretrained(loop.output_dir)
+    if isinstance(whole, PeftModel):
+        save_merged(whole, loop.output_dir)
+    else:
+        whole.save_pretrained(loop.output_dir, state_dict=weights)
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(run, sys.argv[1:]))

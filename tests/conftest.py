@@ -1,0 +1,23 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What holds for every test: one thread per process, no network, no geo_accel variables left over from the shell."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Neither import above brings torch, so these still come before it; worker processes inherit all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
+    os.environ[_variable] = "1"
+
+# Timing on a shared machine says nothing about the code: the per-test timeout is what bounds a test.
+settings.register_profile("geo_accel", deadline=None, max_examples=100, print_blob=True)
+settings.load_profile("geo_accel")
+
+
+@pytest.fixture(autouse=True)
+def _no_geo_accel_variables(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GEO_ACCEL_")]:
+        monkeypatch.delenv(name)

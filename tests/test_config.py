@@ -1,0 +1,570 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import copy
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import geo_accel.config
+from geo_accel.config import (
+    CODECS,
+    CompressionConfig,
+    ConfigError,
+    GeoConfig,
+    LinkConfig,
+    OuterConfig,
+    SyncConfig,
+    differences,
+    load_config,
+    settings,
+)
+
+
+def problems_of(source) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return str(caught.value).split("\n")
+
+
+def only_problem_of(source) -> str:
+    lines = problems_of(source)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def load_quietly(source) -> GeoConfig:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return load_config(source)
+
+
+def nested(key: str, value) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+# ---- what is allowed
+
+
+def test_nothing_given_is_all_auto():
+    config = load_config(None)
+    assert config == GeoConfig() == load_config({}) == load_config({"geo_accel": {}})
+    assert config.sync.mode == "stream" and config.resilience.elastic is False
+    values = [(setting.key, setting.default) for setting in settings()]
+    named = {"sync.mode": "stream", "resilience.elastic": False, "resilience.allow_public_plaintext": False}
+    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 15
+
+
+def test_every_setting_has_a_help_text_and_its_allowed_values():
+    assert all(len(setting.help) > 10 and setting.allowed for setting in settings())
+
+
+@pytest.mark.parametrize(
+    "key, value, stored",
+    [
+        ("sites", [4, 4], [4, 4]),
+        ("sites", (1, 3), [1, 3]),
+        ("sync.mode", "blocking", "blocking"),
+        ("sync.period", 1, 1),
+        ("sync.schedule", "equal", "equal"),
+        ("sync.delay", 3, 3),
+        ("sync.outer", "mean", OuterConfig()),
+        ("sync.outer", {"type": "mean"}, OuterConfig()),
+        (
+            "sync.outer",
+            {"type": "nesterov", "lr": 1, "momentum": 0},
+            OuterConfig(type="nesterov", lr=1.0, momentum=0.0),
+        ),
+        ("compression.codec", "bf16", "bf16"),
+        ("link.interface", "eth0", "eth0"),
+        ("link.bandwidth_mbps", 100, 100.0),
+        ("link.latency_ms", 0, 0.0),
+        ("resilience.round_timeout_s", 0.5, 0.5),
+        ("resilience.allow_public_plaintext", True, True),
+    ],
+)
+def test_allowed_values_are_stored(key, value, stored):
+    config = load_config(nested(key, value))
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == stored and type(config) is type(stored)
+
+
+# ---- what is not allowed
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("sync.period", 0, ["got 0", ">= 1"]),
+        ("sync.period", True, ["got true"]),
+        ("sync.period", 2.5, ["got 2.5", "whole"]),
+        ("sync.period", "8", ['got "8"', "text", "without quotes"]),
+        ("sync.period", None, ["got null"]),
+        ("sync.mode", "auto", ['"stream", "blocking"']),
+        ("sync.mode", "blokcing", ['did you mean "blocking"?']),
+        ("sync.mode", "backward", ["not available in this version"]),
+        ("sync.schedule", "dreamddp", ["not available in this version"]),
+        ("sync.delay", -1, ["got -1"]),
+        ("sync.outer", "nesterov", ['"lr"', '"momentum"']),
+        ("sync.outer", 0.7, ["got 0.7"]),
+        ("compression.codec", "int8", ["not available in this version", *(f'"{name}"' for name in CODECS)]),
+        ("compression.codec", "fp23", ['did you mean "fp32"?']),
+        ("compression.codec", ["fp32"], ["got ['fp32']"]),
+        ("compression.ratio", 0, ["> 0 and <= 1"]),
+        ("compression.ratio", 1.01, ["> 0 and <= 1"]),
+        ("compression.overlap_weighting", "true", ["without quotes"]),
+        ("compression.overlap_weighting", 1, ["true or false"]),
+        ("sites", [], ["empty"]),
+        ("sites", [4, 0], ["0 is not a whole number >= 1"]),
+        ("sites", [4, True], ["true is not"]),
+        ("sites", 2, ["such as [4, 4]"]),
+        ("link.interface", "", ["interface"]),
+        ("link.interface", "eth 0", ["interface"]),
+        ("link.bandwidth_mbps", 0, ["> 0"]),
+        ("link.bandwidth_mbps", float("inf"), ["finite"]),
+        ("link.bandwidth_mbps", 10**400, ["too large"]),
+        ("link.bandwidth_mbps", "1e3", ["without quotes", "1.0e-3"]),
+        ("link.latency_ms", -0.1, [">= 0"]),
+        ("resilience.round_timeout_s", float("nan"), ["finite"]),
+        ("resilience.round_timeout_s", 0, ["> 0"]),
+        ("resilience.elastic", True, ["not available in this version"]),
+        ("resilience.elastic", "auto", ["true or false"]),
+        ("sync", 3, ["got 3", "mode, period"]),
+        ("link", None, ["got null"]),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_what_is_allowed(key, value, words):
+    line = only_problem_of(nested(key, value))
+    assert line.startswith(f"{key}: got ") and "allowed: " in line
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    "outer, key",
+    [
+        ({}, "sync.outer.type"),
+        ({"type": "nestrov", "lr": 1, "momentum": 0}, "sync.outer.type"),
+        ({"type": "nesterov", "momentum": 0.5}, "sync.outer.lr"),
+        ({"type": "nesterov", "lr": 0, "momentum": 0.5}, "sync.outer.lr"),
+        ({"type": "nesterov", "lr": True, "momentum": 0.5}, "sync.outer.lr"),
+        ({"type": "nesterov", "lr": 1, "momentum": 1}, "sync.outer.momentum"),
+        ({"type": "nesterov", "lr": 1, "momentum": float("nan")}, "sync.outer.momentum"),
+        ({"type": "mean", "lr": 1}, "sync.outer.lr"),
+        (OuterConfig(type="mean", lr=0.5), "sync.outer.lr"),
+        (OuterConfig(type="nesterov", lr=-1), "sync.outer.lr"),
+    ],
+)
+def test_a_wrong_outer_step_names_its_part(outer, key):
+    assert any(line.startswith(f"{key}: ") for line in problems_of({"sync": {"outer": outer}}))
+
+
+def test_all_problems_come_in_one_error():
+    lines = problems_of(
+        {
+            "sync": {"perod": 4, "mode": "fast", "delay": 0},
+            "compression": {"ratio": 2},
+            "resilience": {"elastic": True},
+        }
+    )
+    keys = [line.split(":")[0] for line in lines]
+    assert keys == ["sync.perod", "sync.mode", "sync.delay", "compression.ratio", "resilience.elastic"]
+
+
+def test_a_known_key_in_the_wrong_section_is_pointed_to_its_place():
+    assert "the nearest is compression.codec;" in only_problem_of({"sync": {"codec": "fp32"}})
+    assert "the nearest is sync.period;" in only_problem_of({"period": 4})
+
+
+def test_keys_that_are_not_text_are_unknown_keys():
+    assert only_problem_of({"sync": {1: 2}}).startswith("sync.1: unknown key")
+    assert only_problem_of({("a", "b"): 2, "sync": {}}).startswith("('a', 'b'): unknown key")
+
+
+@pytest.mark.parametrize("schedule", ["auto", "full", "equal", "stream"])
+def test_delay_beyond_the_period_is_a_contradiction(schedule):
+    line = only_problem_of({"sync": {"period": 4, "delay": 5, "schedule": schedule}})
+    assert line.startswith("sync.delay: got 5 with sync.period 4")
+    assert load_config({"sync": {"period": 4, "delay": 4, "schedule": schedule}}).sync.delay == 4
+
+
+def test_a_config_built_by_hand_is_checked_too():
+    assert only_problem_of(GeoConfig(sync=SyncConfig(period=0))).startswith("sync.period: got 0")
+    assert only_problem_of(GeoConfig(sync={"perod": 3})).startswith("sync.perod: unknown key")
+    assert only_problem_of(GeoConfig(link=7)).startswith("link: got 7")
+    assert load_config({"sync": SyncConfig(period=3)}).sync.period == 3
+
+
+def test_the_result_is_not_the_callers_object():
+    mine = GeoConfig(sites=[2, 2])
+    loaded = load_config(mine)
+    loaded.sites.append(1)
+    loaded.sync.period = 4
+    assert mine == GeoConfig(sites=[2, 2])
+
+
+@pytest.mark.parametrize("source", [7, b"geo.json", ["geo.json"], object()])
+def test_a_source_of_another_kind_is_refused(source):
+    assert "allowed: a GeoConfig, a mapping, or a file's path" in only_problem_of(source)
+
+
+def test_a_number_too_long_to_print_is_still_one_line():
+    assert only_problem_of({"sync": {"period": -(10**5000)}}).startswith("sync.period: got int too long to show")
+
+
+# ---- what is ignored
+
+
+@pytest.mark.parametrize(
+    "block, keys",
+    [
+        ({"sync": {"mode": "blocking", "delay": 2}}, ["sync.delay"]),
+        ({"sync": {"mode": "blocking", "delay": 9, "period": 2}}, ["sync.delay"]),
+        ({"compression": {"ratio": 0.5}}, ["compression.ratio"]),
+        (
+            {"compression": {"codec": "fp32", "ratio": 1, "overlap_weighting": False}},
+            ["compression.ratio", "compression.overlap_weighting"],
+        ),
+    ],
+)
+def test_each_ignored_setting_warns_once_and_at_the_callers_line(block, keys):
+    with pytest.warns(UserWarning) as caught:
+        load_config(block)
+    assert [str(warning.message).split(" ")[0] for warning in caught] == keys
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_nothing_ignored_means_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_config({"sync": {"mode": "blocking", "schedule": "stream"}})
+        load_config({"sync": {"delay": 2, "schedule": "full"}, "compression": {"codec": "bf16"}})
+
+
+# ---- where the block stands
+
+
+DEEPSPEED = {"train_batch_size": "auto", "zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}
+
+
+def test_a_deepspeed_config_keeps_its_own_keys():
+    assert load_config({**DEEPSPEED, "geo_accel": {"sync": {"period": 4}}}).sync.period == 4
+
+
+def test_a_deepspeed_config_without_the_block_is_refused():
+    assert 'add a "geo_accel" block' in only_problem_of(DEEPSPEED)
+    assert '"geo-accel" looks like a misspelling' in only_problem_of({**DEEPSPEED, "geo-accel": {}})
+    assert "move sync into it" in only_problem_of({**DEEPSPEED, "sync": {"period": 4}})
+
+
+@pytest.mark.parametrize("also_at_the_top", [True, False])
+def test_a_nested_block_is_to_be_moved_to_the_top(also_at_the_top):
+    source = {"train_batch_size": 8, "zero_optimization": {"stage": 1, "geo_accel": {"sync": {}}}}
+    line = only_problem_of(source | ({"geo_accel": {}} if also_at_the_top else {}))
+    assert line.startswith("zero_optimization.geo_accel: ") and "top level" in line
+
+
+def test_a_misspelt_block_is_not_taken_for_deepspeeds():
+    assert only_problem_of({"geo_acel": {"sync": {}}}) == "geo_acel: unknown key; the nearest is geo_accel"
+
+
+def test_settings_beside_the_block_warn():
+    with pytest.warns(UserWarning, match='"sync" stands beside the "geo_accel" block'):
+        load_config({"geo_accel": {}, "sync": {"period": 4}})
+
+
+def test_a_block_that_is_not_a_mapping_is_refused():
+    assert only_problem_of({"geo_accel": None}).startswith("geo_accel: got null; allowed: a mapping")
+
+
+# ---- files
+
+
+BLOCK = {"sites": [2, 2], "sync": {"period": 4, "outer": {"type": "nesterov", "lr": 0.7, "momentum": 0.9}}}
+
+
+@pytest.mark.parametrize(
+    "name, dump", [("geo.json", json.dumps), ("geo.yaml", yaml.safe_dump), ("geo.yml", yaml.safe_dump)]
+)
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_files(tmp_path, name, dump, wrapped):
+    path = tmp_path / name
+    path.write_text(dump({"geo_accel": BLOCK} if wrapped else BLOCK))
+    assert load_config(path) == load_config(str(path)) == load_config(BLOCK)
+
+
+def test_a_file_without_a_suffix_is_json_or_yaml_by_its_first_sign(tmp_path):
+    for text in ('{"sync": {"period": 4}}', "sync:\n  period: 4\n"):
+        (tmp_path / "geo").write_text(text)
+        assert load_config(tmp_path / "geo").sync.period == 4
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    (tmp_path / "geo.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert load_config(tmp_path / "geo.json") == GeoConfig()
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.json", b"", ["empty"]),
+        ("a.yaml", b"  \n", ["empty"]),
+        ("a.yaml", b"# only a comment\n", ["no settings"]),
+        ("a.json", b'{\n"sync": {},\n// why\n}', ["line 3", "not JSON"]),
+        ("a.json", b"[1, 2]", ["top level must be a mapping", "[1, 2]"]),
+        ("a.yaml", b"just words", ["top level must be a mapping", '"just words"']),
+        ("a.json", b'{"sync": {"period": 2, "period": 4}}', ['"period" appears twice']),
+        ("a.yaml", b"sync:\n  period: 2\n  period: 4\n", ["line 3", '"period" appears twice']),
+        ("a.yaml", b"sync: {period: 4\n", ["line 2", "not YAML"]),
+        ("a.yaml", b"sync: !!python/object/apply:os.getcwd []\n", ["line 1", "not YAML"]),
+        ("a.yaml", b'sync: !!int ""\n', ["not YAML"]),
+        ("a.json", b"\xff\xfe{}", ["UTF-8"]),
+        ("a.json", b"[" * 100_000, ["nested too deeply"]),
+        ("a.json", b'{"sync": {"period": ' + b"9" * 5000 + b"}}", ["a.json"]),
+        ("a.json", b'{"sync": {"period": NaN}}', ["sync.period: got nan"]),
+        ("a.json", b'{"sync": {"period": 0}}', ["a.json: sync.period: got 0"]),
+    ],
+)
+def test_a_bad_file_gets_one_line_with_its_name(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    line = only_problem_of(tmp_path / name)
+    assert line.startswith(f"{tmp_path / name}: ")
+    assert all(word in line for word in words), line
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    assert "No such file" in only_problem_of(tmp_path / "missing.json")
+    assert "directory" in only_problem_of(tmp_path)
+    assert "not JSON text" in only_problem_of('{"sync": {}}')
+    assert "not a file name" in only_problem_of("geo\0.json")
+
+
+def test_a_yaml_file_that_points_back_into_itself_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("sync: &a\n  outer: *a\n")
+    assert problems_of(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("x: &a\n  y: *a\n")
+    assert "x: unknown key" in only_problem_of(tmp_path / "b.yaml")
+
+
+def test_a_yaml_merge_may_override(tmp_path):
+    (tmp_path / "a.yaml").write_text("sync: {<<: {period: 4, delay: 2}, period: 8}\n")
+    sync = load_config(tmp_path / "a.yaml").sync
+    assert (sync.period, sync.delay) == (8, 2)
+
+
+# ---- environment
+
+
+def test_unknown_variables_are_refused_with_the_rest(monkeypatch):
+    monkeypatch.setenv("GEO_ACCEL_SITES", "a")
+    first, second = problems_of({"sync": {"period": 0}})
+    assert first.startswith("GEO_ACCEL_SITES: unknown environment variable; the nearest is GEO_ACCEL_SITE;")
+    assert second.startswith("sync.period: ")
+    first, second = problems_of("missing.json")
+    assert first.startswith("GEO_ACCEL_SITES") and second.startswith("missing.json")
+
+
+def test_known_variables_pass(monkeypatch):
+    for name in ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB"):
+        monkeypatch.setenv(name, "x")
+    load_config(None)
+
+
+# ---- comparing sites
+
+
+def test_fingerprint_sees_everything_but_the_interface():
+    base = load_config(None).fingerprint()
+    assert re.fullmatch("[0-9a-f]{64}", base)
+    assert load_config(GeoConfig(link=LinkConfig(interface="eth1"))).fingerprint() == base
+    assert load_config({"link": {"bandwidth_mbps": 100}}).fingerprint() != base
+    assert (
+        load_config({"link": {"bandwidth_mbps": 100}}).fingerprint()
+        == load_config({"link": {"bandwidth_mbps": 100.0}}).fingerprint()
+    )
+
+
+def test_differences_name_the_key_and_both_values():
+    a = load_config({"sync": {"period": 4, "outer": "mean"}, "link": {"interface": "eth0"}}).to_dict()
+    b = load_config({"sync": {"period": 8}, "link": {"interface": "eth1"}}).to_dict()
+    assert differences(a, b) == [
+        "sync.period: 4 against 8",
+        'sync.outer.type: "mean" against not set',
+        'sync.outer: not set against "auto"',
+    ]
+    assert differences(a, a) == []
+
+
+# ---- properties
+
+
+def auto_or(strategy):
+    return st.just("auto") | strategy
+
+
+POSITIVE = st.floats(min_value=1e-6, max_value=1e9)
+
+
+@st.composite
+def valid_configs(draw) -> GeoConfig:
+    nesterov = st.builds(
+        OuterConfig, type=st.just("nesterov"), lr=POSITIVE, momentum=st.floats(0, 1, exclude_max=True)
+    )
+    period = draw(auto_or(st.integers(1, 64)))
+    longest = period if isinstance(period, int) else 64
+    config = GeoConfig(
+        sites=draw(auto_or(st.lists(st.integers(1, 64), min_size=1, max_size=8))),
+        sync=SyncConfig(
+            mode=draw(st.sampled_from(["stream", "blocking"])),
+            period=period,
+            schedule=draw(st.sampled_from(["auto", "full", "equal", "stream"])),
+            delay=draw(auto_or(st.integers(1, longest))),
+            outer=draw(st.just("auto") | st.just(OuterConfig()) | nesterov),
+        ),
+        compression=CompressionConfig(
+            codec=draw(auto_or(st.sampled_from(CODECS))),
+            ratio=draw(auto_or(st.floats(1e-6, 1))),
+            overlap_weighting=draw(auto_or(st.booleans())),
+        ),
+        link=LinkConfig(
+            interface=draw(auto_or(st.from_regex("[a-z]{1,8}[0-9]", fullmatch=True))),
+            bandwidth_mbps=draw(auto_or(POSITIVE)),
+            latency_ms=draw(auto_or(st.floats(0, 1e6))),
+        ),
+    )
+    config.resilience.round_timeout_s = draw(auto_or(POSITIVE))
+    config.resilience.allow_public_plaintext = draw(st.booleans())
+    return config
+
+
+@given(valid_configs())
+def test_any_valid_config_round_trips(config):
+    block = config.to_dict()
+    for source in (
+        config,
+        block,
+        {"geo_accel": block},
+        json.loads(json.dumps(block)),
+        yaml.safe_load(yaml.safe_dump(block)),
+    ):
+        again = load_quietly(source)
+        assert again == config
+        assert again.to_dict() == block
+        assert again.fingerprint() == config.fingerprint()
+    assert differences(block, copy.deepcopy(block)) == []
+
+
+@given(valid_configs(), valid_configs())
+def test_fingerprints_are_equal_exactly_where_there_are_no_differences(a, b):
+    assert (a.fingerprint() == b.fingerprint()) == (differences(a.to_dict(), b.to_dict()) == [])
+
+
+LETTERS = st.sampled_from("abcdefghijklmnopqrstuvwxyz_-")
+KEYS = sorted(
+    {setting.key for setting in settings()}
+    | {"sync", "compression", "link", "resilience", "sync.outer.type", "sync.outer.lr", "sync.outer.momentum"}
+)
+
+
+@st.composite
+def misspellings(draw):
+    """A dotted key and the same key with one letter of its last part dropped, added, changed or swapped."""
+    key = draw(st.sampled_from(KEYS))
+    parent, _, name = key.rpartition(".")
+    at = draw(st.integers(0, len(name) - 1))
+    kind = draw(st.sampled_from(["drop", "add", "change", "swap"]))
+    letter = draw(LETTERS)
+    wrong = {
+        "drop": name[:at] + name[at + 1 :],
+        "add": name[:at] + letter + name[at:],
+        "change": name[:at] + letter + name[at + 1 :],
+        "swap": name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+    }[kind]
+    return parent, name, wrong
+
+
+@given(misspellings(), st.integers() | st.text() | st.none())
+def test_a_misspelt_key_is_reported_with_its_nearest_name(misspelling, value):
+    parent, name, wrong = misspelling
+    prefix = f"{parent}." if parent else ""
+    if prefix + wrong in KEYS:
+        return
+    line = next(line for line in problems_of(nested(prefix + wrong, value)) if "unknown key" in line)
+    assert line.startswith(f"{prefix}{wrong}: unknown key; the nearest is {prefix}{name}; allowed here: ")
+
+
+NAMES = st.sampled_from(
+    ["geo_accel", *(part for key in KEYS for part in key.split(".")), "zero_optimization", "train_batch_size", "bf16"]
+)
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=4)
+    | st.sampled_from(["auto", "stream", "mean", "nesterov", "fp32", 1, 0.5, 10**400]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=4) | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JUNK)
+def test_junk_raises_nothing_but_config_errors_of_one_line_per_problem(junk):
+    try:
+        config = load_quietly(junk)
+    except ConfigError as error:
+        assert error.problems and all(line.isprintable() and line for line in error.problems)
+        assert all(len(line) < 2000 for line in error.problems)
+    else:
+        assert load_quietly(config) == config
+
+
+@given(
+    st.sampled_from(["junk.json", "junk.yaml", "junk"]),
+    st.binary(max_size=60)
+    | st.text(alphabet="{}[]:,-!&*<>|?%@`'\"#= \n\tabsync01e.", max_size=60).map(str.encode)
+    | JUNK.map(lambda junk: repr(junk).encode("utf-8", "replace")),
+)
+def test_junk_files_raise_nothing_but_config_errors(tmp_path_factory, name, content):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    try:
+        load_quietly(path)
+    except ConfigError as error:
+        assert error.problems and all(line.isprintable() and line.startswith(str(path)) for line in error.problems)
+
+
+# ---- and the rest of the package
+
+
+def test_config_needs_no_torch():
+    # A bare package of the same name, so that what geo_accel/__init__.py imports does not count.
+    code = """
+import sys, types
+package = types.ModuleType("geo_accel")
+package.__path__ = [sys.argv[1]]
+sys.modules["geo_accel"] = package
+from geo_accel.config import load_config
+load_config({"sync": {"period": 4}})
+sys.exit("torch" in sys.modules)
+"""
+    folder = str(Path(geo_accel.config.__file__).parent)
+    subprocess.run([sys.executable, "-c", code, folder], check=True, timeout=60)
+
+
+def test_codecs_are_those_of_the_wire():
+    wire = pytest.importorskip("geo_accel.wire.codec")
+    for name in CODECS:
+        assert wire.get_codec(name).name == name
