@@ -113,7 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
             return 128 + signal.SIGPIPE
     for note in result.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
-    console.print(_summary_table(result))
+    if lab.started:
+        console.print(_summary_table(result))
+    else:
+        console.print("stopped before the sites had started")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result.as_json(), indent=2) + "\n")
     if result.stopped_by is not None:

@@ -13,9 +13,16 @@ from geo_accel.version import __version__
 SUBCOMMANDS = {module.NAME: module for module in (lab,)}
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its whole usage before an error; one line is easier to read."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="geo-accel",
         description="Train across sites joined by slow networks, at the speed of one site.",
     )
@@ -23,7 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     for name, module in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(
-            name, help=module.SUMMARY, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=module.SUMMARY,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         module.add_arguments(subparser)
     return parser

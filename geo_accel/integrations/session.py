@@ -76,8 +76,8 @@ def connect(config: ConfigSource) -> Session | None:
     topology = build_topology(rank, labels, names, settings.sites)
     if len(topology.sites) == 1:
         _say(
-            f"geo_accel is off: all {world_size} ranks are on one machine, which is one site. To treat them as several, "
-            f"set {SITE_VARIABLE} per process, or sites in the config."
+            f"geo_accel is off: all {world_size} ranks are on one machine, which is one site. To treat them as "
+            f"several, set {SITE_VARIABLE} per process, or sites in the config."
         )
         return None
     control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"

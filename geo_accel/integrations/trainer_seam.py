@@ -26,8 +26,8 @@ def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
     missing = [name for name in NAMES if not hasattr(trainer_module, name)]
     if missing:
         raise ValueError(
-            f"transformers {transformers.__version__} has no trainer.{missing[0]}: this geo_accel does not know how it "
-            "gathers logs. Install a version in the range that geo_accel's setup names."
+            f"transformers {transformers.__version__} has no trainer.{missing[0]}: this geo_accel does not know how "
+            "it gathers logs. Install a version in the range that geo_accel's setup names."
         )
 
     def gather(tensor: torch.Tensor) -> torch.Tensor:

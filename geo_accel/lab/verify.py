@@ -19,7 +19,7 @@ ALLOWED_ERROR = 0.15
 
 _STEP_TIMEOUT_S = 30.0
 _PACKETS_FOR_A_RATE = 100
-_RTT_SLACK_MS = 5.0
+_RTT_SLACK_MS = 10.0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -29,7 +29,7 @@ class Round:
     due: int
     """The step boundary at which it is applied."""
     replaces: bool
-    """Whether the weights have not moved since the snapshot and nothing is left unsaid, so that applying is setting."""
+    """Whether the weights stand as in the snapshot and nothing is left unsaid, so that applying is setting."""
     future: Future
     names: str
     host: torch.Tensor | None = field(default=None, repr=False)

@@ -55,7 +55,8 @@ def run_workers(
                 "GLOO_SOCKET_IFNAME": "lo",
                 "HF_HUB_OFFLINE": 1,
             }
-            log = tempfile.TemporaryFile("w+")  # a file, so that no worker ever waits for its output to be read
+            # A file, not a pipe: no worker ever waits for its output to be read. Closed below.
+            log = tempfile.TemporaryFile("w+")  # noqa: SIM115
             logs.append(log)
             processes.append(
                 subprocess.Popen(

@@ -1,8 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """One training run on this rank, by Accelerate or Trainer, synchronised by geo_accel or by a method to compare with.
 
-Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, steps, counts) and `rank-R.safetensors`
-(final weights and buffers) into --out. Several runs, separated by `--and`, share one process and its imports.
+Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, steps, counts) and
+`rank-R.safetensors` (final weights and buffers) into --out. Several runs, separated by `--and`, share one process and
+its imports.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -58,6 +60,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    for category in (DeprecationWarning, FutureWarning):  # deprecated calls in our own code are errors, as in pytest
+        warnings.filterwarnings("error", category=category, module="geo_accel")
     runs: list[list[str]] = [[]]
     for argument in arguments:
         if argument == "--and":
@@ -124,7 +128,10 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
     data = build_data(options.model, options.examples, options.data_seed)
     optimizer = build_optimizer(options, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    loader = DataLoader(data, batch_size=options.batch, shuffle=True)
+    # A generator of its own: else every new iterator draws a seed from the global one, which a resumed run would
+    # do once more than the run it continues, and dropout masks would differ.
+    order = torch.Generator().manual_seed(options.seed)
+    loader = DataLoader(data, batch_size=options.batch, shuffle=True, generator=order)
     wrapped, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     geo = local = None
     if options.method == "geo":
@@ -139,7 +146,7 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
         step = int(Path(options.resume).name.split("-")[1])
     first = step
     with geo or local or contextlib.nullcontext():
-        per_epoch = len(loader) // options.accumulate
+        per_epoch = -(-len(loader) // options.accumulate)  # the last batch of an epoch closes a step
         epoch = step // per_epoch
         while step < options.steps:
             loader.set_epoch(epoch)
