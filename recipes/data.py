@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import datasets
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
@@ -92,6 +93,11 @@ def load_corpus(
     if train is None and validation is None:
         raise ValueError(f"{arguments.dataset_name}: no split called train or validation, only {', '.join(splits)}.")
     if validation is None and train is not None and not private:
+        if len(train) < 2:
+            source = arguments.train_file or arguments.dataset_name
+            raise ValueError(
+                f"{source}: too small to hold out evaluation text ({len(train)} rows): pass --validation_file."
+            )
         train, validation = _hold_out(train, share)
     return Corpus(train=[] if train is None else train, validation=validation)
 
@@ -125,11 +131,15 @@ def _load_files(arguments: DataTrainingArguments, cache_dir: str | None) -> dict
 
 def _load(name: str, *arguments: str | None, **options: object) -> dict[str, Dataset]:
     source = next(iter(options["data_files"].values())) if "data_files" in options else name
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said once, below
     try:
         splits: DatasetDict = load_dataset(name, *arguments, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"{source}: cannot be read: {' '.join(str(reason).split())}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
     return {split: _text_only(rows, source) for split, rows in splits.items()}
 
 
@@ -144,8 +154,8 @@ def _text_only(rows: Dataset, source: str) -> Dataset:
 
 
 def _hold_out(rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    """The first rows become validation text, as in run_clm."""
-    held = round(len(rows) * share / 100)
+    """The first rows, at least one of them, become validation text, as in run_clm."""
+    held = min(max(1, round(len(rows) * share / 100)), len(rows) - 1)
     return rows.select(range(held, len(rows))), rows.select(range(held))
 
 

@@ -15,6 +15,7 @@ import datasets
 import transformers
 from peft import PeftModel
 from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file also runs as a plain script
@@ -87,8 +88,8 @@ def check(arguments: TrainingArguments) -> str | bool | None:
     if resume_from is None or resume_from.lower() == "false":
         return None
     if resume_from.lower() != "true":
-        if not os.path.isdir(resume_from):
-            raise ValueError(f"--resume_from_checkpoint {resume_from}: no such directory.")
+        if not os.path.isfile(os.path.join(resume_from, TRAINER_STATE_NAME)):
+            raise ValueError(f"--resume_from_checkpoint {resume_from}: no checkpoint there ({TRAINER_STATE_NAME}).")
         return resume_from
     if not os.path.isdir(arguments.output_dir) or get_last_checkpoint(arguments.output_dir) is None:
         raise ValueError(f"--resume_from_checkpoint true: no checkpoint in {arguments.output_dir}.")

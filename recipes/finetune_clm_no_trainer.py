@@ -20,6 +20,7 @@ import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import ProjectConfiguration
+from accelerate.utils.constants import RNG_STATE_NAME
 from peft import PeftModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -80,8 +81,9 @@ class LoopArguments:
             raise ValueError(f"--checkpointing_steps {every}: give a number of steps or 'epoch'.")
         if every is not None and self.output_dir is None:
             raise ValueError("--checkpointing_steps needs --output_dir.")
-        if self.resume_from_checkpoint is not None and not Path(self.resume_from_checkpoint).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: no such directory.")
+        folder = self.resume_from_checkpoint
+        if folder is not None and not any(Path(folder).glob(f"{RNG_STATE_NAME}_*.pkl")):
+            raise ValueError(f"--resume_from_checkpoint {folder}: no checkpoint there ({RNG_STATE_NAME}_0.pkl).")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -190,13 +192,18 @@ def start(loop: LoopArguments) -> Accelerator:
 def build_loaders(
     accelerator: Accelerator, loop: LoopArguments, prepared: Prepared
 ) -> tuple[DataLoader, DataLoader | None]:
-    """Prepared loaders: shuffled training blocks, and evaluation blocks with their numbers."""
+    """Prepared loaders: shuffled training blocks, and evaluation blocks with their numbers.
+
+    They draw from generators of their own: an iteration begun when a run is resumed would otherwise take a number from
+    the generator that dropout uses, and the resumed run would part from the one that went on.
+    """
     train_loader = accelerator.prepare(
         DataLoader(
             prepared.train_blocks,
             shuffle=True,
             collate_fn=default_data_collator,
             batch_size=loop.per_device_train_batch_size,
+            generator=torch.Generator().manual_seed(loop.seed),
         )
     )
     if prepared.eval_blocks is None:

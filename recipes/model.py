@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     CONFIG_MAPPING,
@@ -47,8 +48,9 @@ def fresh_config(
             return type(base).from_dict({**base.to_dict(), **changes})
         # Through the constructor, so that settings derived from others (Llama's key-value heads) follow them.
         return type(base)(**changes)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"--config_overrides do not make a valid {base.model_type} configuration: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"--config_overrides do not make a {base.model_type} configuration: {reason}") from error
 
 
 def fresh_model(
@@ -72,7 +74,7 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
     if fresh:
         model = fresh_model(fresh, arguments.config_overrides or "", tokenizer)
     else:
-        model = _trained(arguments)
+        model = _name_loss(_trained(arguments))
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
     if arguments.lora_r:
@@ -128,7 +130,7 @@ def _base_config(name: str) -> PretrainedConfig:
             known = sorted(config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING)
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"no model configuration called {name}: {error}{hint}") from error
+            raise ValueError(f"no model configuration called {name}.{hint} ({error})") from error
     if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{name} is not a causal language model; gpt2 and llama are.")
     return base
@@ -169,9 +171,20 @@ def _typed(key: str, value: str, default: object) -> object:
 
 def _initialise(config: PretrainedConfig) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return _name_loss(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"--config_overrides do not make a {config.model_type} model: {error}") from error
+
+
+def _name_loss(model: PreTrainedModel) -> PreTrainedModel:
+    """Say that the model's loss shifts its labels.
+
+    Transformers tells by the name of the class, and GPT2LMHeadModel does not say so: Trainer (5.23) would then divide
+    the loss of a block of n tokens by n, not by the n - 1 that are predicted, and report it too low.
+    """
+    if getattr(model, "loss_type", None) is None:
+        model.loss_type = "ForCausalLM"
+    return model
 
 
 def _trained(arguments: ModelArguments) -> PreTrainedModel:

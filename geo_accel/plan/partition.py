@@ -27,16 +27,15 @@ def equal(sizes: Sequence[int], period: int) -> Starts:
 def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Starts:
     """Bytes balanced over the period: the largest round is as small as contiguous sets allow.
 
-    `rounds` sets (default: one per step), spread evenly over the period. Units larger than one share are first cut
-    into equal parts, so that one large embedding does not set the pace.
+    `rounds` sets (default: one per step), spread evenly over the period. Units larger than a sixteenth of a round are
+    first cut into equal parts: a round may begin and end inside a layer, so that no layer's size sets the pace.
+    Neighbouring parts of one round travel as one stretch, so fine cuts cost nothing.
     """
     rounds = min(rounds or period, period)
-    share = max(1, -(-sum(sizes) // rounds))
-    # Four grains a share keep the largest round within about a quarter grain of the ideal, and messages few.
-    grain = max(1, share // 4)
+    grain = max(1, sum(sizes) // (rounds * 16))
     pieces = []
     for unit, size in enumerate(sizes):
-        parts = max(1, -(-size // grain)) if size > share // 2 else 1
+        parts = -(-size // grain)
         pieces += [(Piece(unit, part, parts), size / parts) for part in range(parts)]
     sets = _min_max(pieces, rounds)
     starts: list[tuple[Piece, ...]] = [()] * period

@@ -129,11 +129,7 @@ class Engine:
             if not pieces:
                 return
             running = self._rounds.start(
-                pieces,
-                codec=plan.codec,
-                exchange=plan.exchange,
-                due=self.step_count + plan.delay,
-                at_once=plan.delay == 0,
+                pieces, codec=plan.codec, exchange=plan.exchange, step=self.step_count, delay=plan.delay
             )
             if plan.delay == 0:
                 self.exposed_s += self._rounds.apply(running)
@@ -154,7 +150,7 @@ class Engine:
             exchange = self.plan.exchange if self.plan else ("direct" if len(self.topology.sites) <= 2 else "two-shot")
             for pieces in self._flush_sets():
                 running = self._rounds.start(
-                    pieces, codec="fp32", exchange=exchange, due=self.step_count, at_once=True, outer=False
+                    pieces, codec="fp32", exchange=exchange, step=self.step_count, delay=0, outer=False
                 )
                 self._rounds.apply(running)
             self._rounds.average_buffers(averaged_buffers(self._model))

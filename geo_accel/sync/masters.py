@@ -68,8 +68,8 @@ class PlainMasters:
     def ranges(self, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
         """The pieces as [lo, hi) ranges of the carried vector; neighbours are merged."""
         merged: list[tuple[int, int]] = []
-        for piece in pieces:
-            lo, hi = (self._starts[piece.unit] + bound for bound in piece.bounds(self._lengths[piece.unit]))
+        for unit, lo, hi in self._stretches(pieces):
+            lo, hi = self._starts[unit] + lo, self._starts[unit] + hi
             if merged and merged[-1][1] == lo:
                 merged[-1] = (merged[-1][0], hi)
             else:
@@ -82,19 +82,28 @@ class PlainMasters:
         The last slice of a unit may be short; its buffer is padded and the padding belongs to no parameter.
         """
         found, offset = [], 0
-        for piece in pieces:
-            unit, length = self._units[piece.unit], self._lengths[piece.unit]
-            lo, hi = piece.bounds(length)
-            start = slice_index * length + lo  # in elements of the whole unit
-            stop = min(slice_index * length + hi, unit.numel)
+        for unit, lo, hi in self._stretches(pieces):
+            first = slice_index * self._lengths[unit]  # of the slice, in elements of the whole unit
+            start, stop = first + lo, min(first + hi, self._units[unit].numel)
             position = 0
-            for _, parameter in unit.parameters:
-                first, last = max(start, position), min(stop, position + parameter.numel())
-                if first < last:
-                    found.append(Run(parameter, first - position, last - position, offset + first - start))
+            for _, parameter in self._units[unit].parameters:
+                begin, end = max(start, position), min(stop, position + parameter.numel())
+                if begin < end:
+                    found.append(Run(parameter, begin - position, end - position, offset + begin - start))
                 position += parameter.numel()
             offset += hi - lo
         return found
+
+    def _stretches(self, pieces: Sequence[Piece]) -> list[tuple[int, int, int]]:
+        """The pieces as (unit, lo, hi) in elements of a slice; neighbouring parts of a unit are merged."""
+        merged: list[tuple[int, int, int]] = []
+        for piece in pieces:
+            lo, hi = piece.bounds(self._lengths[piece.unit])
+            if merged and merged[-1][0] == piece.unit and merged[-1][2] == lo:
+                merged[-1] = (piece.unit, merged[-1][1], hi)
+            else:
+                merged.append((piece.unit, lo, hi))
+        return merged
 
     def all_runs(self, pieces: Sequence[Piece]) -> list[list[Run]]:
         """`runs` for every slice."""

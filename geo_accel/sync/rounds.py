@@ -62,11 +62,11 @@ class Rounds:
         self.anchor = anchor
 
     def start(
-        self, pieces: tuple[Piece, ...], *, codec: str, exchange: str, due: int, at_once: bool, outer: bool = True
+        self, pieces: tuple[Piece, ...], *, codec: str, exchange: str, step: int, delay: int, outer: bool = True
     ) -> Round:
-        """Training thread: snapshots `pieces` and queues their exchange.
+        """Training thread, at step boundary `step`: snapshots `pieces` and queues their exchange.
 
-        `at_once` promises that `apply` follows before the weights move. Without `outer` the agreement is the mean.
+        `delay` 0 promises that `apply` follows before the weights move. Without `outer` the agreement is the mean.
         """
         layout = self._layout(pieces)
         host, copied = None, None
@@ -74,11 +74,16 @@ class Rounds:
             mine = layout.slices[self._topology.local_index]
             host = self._staging.take(layout.length)
             copied = self._staging.snapshot(lambda buffer: gather(mine, buffer), host)
-        replaces = at_once and get_codec(codec).lossless
-        step = self.outer if outer else Mean()
-        details = {"due": due, "codec": codec, "pieces": [[p.unit, p.part, p.parts] for p in pieces]}
-        future = self._pool.submit(self._exchange, layout, host, copied, codec, exchange, step, replaces, details)
-        return Round(pieces=pieces, due=due, replaces=replaces, future=future, names=layout.names, host=host)
+        replaces = delay == 0 and get_codec(codec).lossless
+        details = {
+            "step": step,
+            "planned": outer,
+            "codec": codec,
+            "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
+        }
+        rule = self.outer if outer else Mean()
+        future = self._pool.submit(self._exchange, layout, host, copied, codec, exchange, rule, replaces, details)
+        return Round(pieces=pieces, due=step + delay, replaces=replaces, future=future, names=layout.names, host=host)
 
     def apply(self, running: Round) -> float:
         """Training thread: waits for the round and applies it. Returns the seconds waited: exposed time.

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--load-best", action="store_true")
     parser.add_argument("--resume", default=None, help="a checkpoint folder")
     parser.add_argument("--die-at", type=int, default=0, help="SIGKILL this process before that step")
-    parser.add_argument("--hang-at", type=int, default=0, help="stop for good before that step")
+    parser.add_argument("--hang-at", type=int, default=0, help="go silent before that step")
+    parser.add_argument("--hang-s", type=float, default=20.0)
+    parser.add_argument("--late-s", type=float, default=0.0, help="arrive that much later at geo_accel than others")
     parser.add_argument("--unequal-start", action="store_true", help="other initial weights on every rank")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
@@ -100,7 +103,8 @@ def act_out(options: argparse.Namespace, step: int) -> None:
     if step == options.die_at:
         os.kill(os.getpid(), signal.SIGKILL)
     if step == options.hang_at:
-        signal.pause()
+        time.sleep(options.hang_s)
+        os._exit(9)
 
 
 def world_collectives() -> int:
@@ -135,6 +139,7 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
     wrapped, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     geo = local = None
     if options.method == "geo":
+        time.sleep(options.late_s)
         if options.private:
             loader = shard_in_site(loader, json.loads(options.config))
         geo = GeoSync(accelerator=accelerator, model=wrapped, optimizer=optimizer, config=json.loads(options.config))
@@ -246,6 +251,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
     trainer.record = record
     callback = None
     if options.method == "geo":
+        time.sleep(options.late_s)
         callback = plug_into(trainer, json.loads(options.config), data="private" if options.private else "shared")
     trainer.train(resume_from_checkpoint=options.resume)
     record["history"] = trainer.state.log_history

@@ -8,6 +8,7 @@ group with anything the training thread calls: that is why this cannot deadlock.
 
 import ipaddress
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ class GlooTransport:
             others = ", ".join(site.name for site in topology.sites if site != topology.site)
             raise SiteLostError(
                 f"{topology.site.name} could not connect to {others} within {time.monotonic() - start:.0f} s: are "
-                f"all ports between the sites open, and is link.interface right? ({str(error).splitlines()[0][:200]})"
+                f"all ports between the sites open, and is link.interface right? ({_cause(error)})"
             ) from error
         self._peer_group = peer_groups[topology.local_index] if topology.carries else None
         self._site_group = site_groups[topology.site_index]
@@ -98,7 +99,7 @@ class GlooTransport:
             yield
         except RuntimeError as error:
             raise SiteLostError(
-                f"{self.topology.site.name}: a rank of this site was lost ({str(error).splitlines()[0][:200]})."
+                f"{self.topology.site.name}: a rank of this site was lost ({_cause(error)})."
             ) from error
 
     def _lost(self, peer: int, start: float, error: Exception) -> SiteLostError:
@@ -110,9 +111,14 @@ class GlooTransport:
                 f"{self.deadline_s:g}): its process hangs or the link is down."
             )
         return SiteLostError(
-            f"site {site} (rank {peer}) is gone: the connection broke after {waited:.1f} s "
-            f"({str(error).splitlines()[0].split('] ')[-1][:120]})."
+            f"site {site} (rank {peer}) is gone: the connection broke after {waited:.1f} s ({_cause(error)})."
         )
+
+
+def _cause(error: Exception) -> str:
+    """gloo's message without its source location and its guesses."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S*/gloo/\S*\] ", "", text).split(". This is typically")[0][:160]
 
 
 def check_privacy(allow_public_plaintext: bool) -> None:

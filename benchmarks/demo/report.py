@@ -1,0 +1,147 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""`report.png`: step times, loss against time, and what the sites did during two periods of geo_accel."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file is drawn, no window opened
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from benchmarks.demo.course import Course
+from benchmarks.demo.figures import Figures, loss_curve
+from benchmarks.demo.setting import METHODS, Setting
+
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "#0072b2"}
+LINES = {"none": (0, (1, 1)), "ddp": "-", "local_sgd": (0, (5, 1.5)), "geo": "-"}
+COMPUTE = ("#56b4e9", "#a6d8f5")
+TRANSFER = ("#009e73", "#7fceb9")
+WAIT = "#d55e00"
+
+
+def draw(path: Path, setting: Setting, course: Course, figures: Mapping[str, Figures], traces: Path) -> None:
+    """Draws the report into `path`; `traces` is the folder with geo_accel's traces."""
+    style = {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.spines.top": False}
+    with pyplot.rc_context({**style, "axes.spines.right": False}):
+        figure = pyplot.figure(figsize=(11, 8.2), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+        bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
+        _bars(bars, figures)
+        _losses(losses, course)
+        _timeline(bottom.subplots(), setting, course, traces)
+        figure.suptitle(
+            f"Fine-tuning GPT-2 on {setting.sites} sites joined at {setting.bandwidth_mbps:g} Mbit/s: the same data, "
+            "seeds and tokens for every method",
+            x=0.01,
+            ha="left",
+            fontweight="bold",
+        )
+        figure.savefig(path, dpi=140)
+        pyplot.close(figure)
+
+
+def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
+    names = list(METHODS.values())
+    steps = [figures[method].step_s for method in METHODS]
+    spread = [
+        [figures[method].step_s - figures[method].low_s for method in METHODS],
+        [figures[method].high_s - figures[method].step_s for method in METHODS],
+    ]
+    axes.barh(names, steps, xerr=spread, color=[COLOURS[method] for method in METHODS], error_kw={"lw": 1})
+    for row, method in enumerate(METHODS):
+        one = figures[method]
+        text = f"  {one.step_s:.3f} s"
+        if method != "none":
+            text += f"\n  efficiency {figures['none'].step_s / one.step_s:.2f}"
+        axes.text(max(one.step_s, one.high_s), row, text, va="center")
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(figures[method].high_s for method in METHODS) * 1.38)
+    axes.set_xlabel("seconds per step (median over periods; line: quartiles)")
+    axes.set_title("Step time")
+
+
+def _losses(axes: Axes, course: Course) -> None:
+    for method, name in METHODS.items():
+        seconds, losses = loss_curve(course.runs[method][0])
+        axes.plot(seconds, losses, color=COLOURS[method], ls=LINES[method], lw=2, label=name)
+        axes.plot(seconds[-1], losses[-1], "o", color=COLOURS[method], ms=5)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("seconds since the first step (logarithmic)")
+    axes.set_ylabel("training loss, nats per token")
+    axes.set_title("Loss against wall-clock time (mean over sites and 8 steps)")
+    axes.grid(alpha=0.25, which="both")
+    axes.legend(frameon=False)
+
+
+def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> None:
+    geo, plan = course.runs["geo"][0].recordings[0]["geo"], course.plan
+    period = plan["period"]
+    first = first_step(setting.warmup, geo["adopted"], period)
+    sites = [read_events(traces / f"rank-{site}.trace.json") for site in range(setting.sites)]
+    window = [event for events in sites for event in events if event["cat"] == "step"]
+    window = [event for event in window if first <= number_of(event) < first + 2 * period]
+    zero = min(event["ts"] for event in window)
+    length = max(event["ts"] + event["dur"] for event in window) - zero
+    ticks, labels, waited = [], [], 0.0
+    for site, events in enumerate(sites):
+        compute, transfers = 2.4 * site, 2.4 * site + 1
+        ticks += [compute + 0.4, transfers + 0.4]
+        labels += [f"site{site}: computes", "sends, receives"]
+        for event in events:
+            start, seconds = (event["ts"] - zero) / 1e6, event["dur"] / 1e6
+            if start + seconds < 0 or start > length / 1e6:
+                continue
+            if event["cat"] == "step":
+                number = number_of(event)
+                _block(axes, start, seconds, compute, COMPUTE[number % 2], f"{number}")
+            elif event["cat"] == "transfer":
+                slot = (event["args"]["due"] - plan["delay"] - geo["adopted"]) % period
+                _block(axes, start, seconds, transfers, TRANSFER[slot % 2], f"{slot + 1}")
+            elif event["cat"] == "wait":
+                waited += seconds
+                _block(axes, start, seconds, compute, WAIT, "")
+    axes.set_yticks(ticks, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, length / 1e6)
+    axes.invert_yaxis()
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("seconds")
+    axes.set_title(
+        f"geo_accel, two periods of {period} steps: transfers run while the sites compute "
+        f"(waited for the network: {waited / setting.sites:.3f} s of {length / 1e6:.1f} s per site)"
+    )
+    handles = [
+        Patch(facecolor=COMPUTE[0], label="compute (number of the step)"),
+        Patch(facecolor=TRANSFER[0], label=f"transfer (part of the model, {plan['codec']})"),
+        Patch(facecolor=WAIT, label="waiting for the network"),
+    ]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
+
+
+def _block(axes: Axes, start: float, seconds: float, row: float, colour: str, text: str) -> None:
+    axes.broken_barh([(start, seconds)], (row, 0.85), facecolors=colour, edgecolors="white", linewidth=0.6)
+    if text:
+        axes.text(start + seconds / 2, row + 0.43, text, ha="center", va="center", fontsize=8, clip_on=True)
+
+
+def first_step(warmup: int, adopted: int, period: int) -> int:
+    """The first step after the warm-up during which the plan's first transfer of a period runs."""
+    boundary = adopted + max(0, -(-(warmup - adopted) // period)) * period
+    return boundary + 1
+
+
+def read_events(path: Path) -> list[dict]:
+    """The events of one rank's trace that have a duration."""
+    return [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+
+
+def number_of(event: dict) -> int:
+    """The number of a step event, counted from 1."""
+    return int(event["name"].split()[1])

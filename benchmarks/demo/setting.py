@@ -1,0 +1,77 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What is trained, for how long and over which link: the same for every method."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+METHODS = {"none": "no communication", "ddp": "DDP", "local_sgd": "LocalSGD", "geo": "geo_accel"}
+"""Names for people, in the order of tables and figures."""
+
+BLOCKS = "blocks.safetensors"
+"""Tokens of all blocks: tensors `train` and `validation`, blocks by tokens."""
+START = "start"
+"""Folder of the model's first weights."""
+_FILE = "setting.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The job. Workers read it from a file, so that no two runs can differ."""
+
+    steps: int = 74
+    """Optimizer steps of every run; more where two of geo_accel's periods would not fit behind the warm-up."""
+    warmup: int = 14
+    """First steps that are not timed, for all methods: in the first ten geo_accel measures and plans."""
+    repeat: bool = True
+    """Whether geo_accel and no communication are run once more at the end, because a machine's speed drifts."""
+    budget_s: float = 720.0
+    """What the whole demo may take, in seconds; the repetition is left out where it would not fit."""
+    bandwidth_mbps: float = 100.0
+    """What each site may send, in 10**6 bits per second."""
+    sites: int = 2
+    layers: int = 8
+    width: int = 256
+    heads: int = 8
+    vocabulary: int = 8192
+    block: int = 64
+    """Tokens per example."""
+    batch: int = 5
+    """Examples per site and step."""
+    learning_rate: float = 1e-3
+    lr_warmup: int = 10
+    """Steps over which the learning rate rises; it is constant afterwards."""
+    clip: float = 1.0
+    """Largest norm of the gradients."""
+    held_out_percent: float = 10.0
+    """Share of the text that is kept for evaluation."""
+    seed: int = 42
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Over all sites."""
+        return self.sites * self.batch * self.block
+
+    @property
+    def model_sizes(self) -> dict[str, int | float]:
+        """The model, as arguments of `transformers.GPT2Config`."""
+        return {
+            "n_layer": self.layers,
+            "n_embd": self.width,
+            "n_head": self.heads,
+            "n_positions": self.block,
+            "vocab_size": self.vocabulary,
+            # Without dropout, what differs between the methods is the method.
+            **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+        }
+
+    def save(self, folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Setting":
+        return cls(**json.loads((folder / _FILE).read_text()))
+
+
+FULL = Setting()
+QUICK = Setting(steps=24, warmup=12, repeat=False, budget_s=240.0)

@@ -1,0 +1,82 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""`summary.json`: every figure of the demo, and where it was measured."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.demo.course import Course
+from benchmarks.demo.figures import Figures, targets
+from benchmarks.demo.material import Material
+from benchmarks.demo.setting import METHODS, Setting
+from geo_accel.version import __version__
+
+
+def summarise(
+    setting: Setting, material: Material, course: Course, figures: Mapping[str, Figures], duration_s: float
+) -> dict:
+    """The summary, ready for JSON. Seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second."""
+    step_s = {method: figures[method].step_s for method in METHODS}
+    geo = course.runs["geo"][0].recordings[0]["geo"]
+    return {
+        "step_s": step_s,
+        "efficiency": {method: step_s["none"] / seconds for method, seconds in step_s.items()},
+        "eval_loss": {method: figures[method].eval_loss for method in METHODS},
+        "wan_bytes_per_step": {method: figures[method].wan_bytes_per_step for method in METHODS},
+        "plan": course.plan,
+        "speedup_over_ddp": {method: step_s["ddp"] / seconds for method, seconds in step_s.items()},
+        "speedup_over_local_sgd": {method: step_s["local_sgd"] / seconds for method, seconds in step_s.items()},
+        "targets": [{**asdict(one), "held": one.held} for one in targets(figures)],
+        "step_s_quartiles": {method: [figures[method].low_s, figures[method].high_s] for method in METHODS},
+        "timed_periods": {method: figures[method].periods for method in METHODS},
+        "geo": {key: value for key, value in geo.items() if key != "plan"},
+        "setting": {
+            **asdict(setting),
+            "steps": len(course.runs["geo"][0].recordings[0]["losses"]),
+            "tokens_per_step": setting.tokens_per_step,
+            "parameters": material.parameters,
+            "train_blocks": material.train_blocks,
+            "eval_blocks": material.eval_blocks,
+        },
+        "runs": [
+            {
+                "method": run.method,
+                "began_s": run.began,
+                "duration_s": run.duration_s,
+                "link_mbps": run.link_mbps,
+            }
+            for run in sorted((run for runs in course.runs.values() for run in runs), key=lambda run: run.began)
+        ],
+        "notes": course.notes,
+        "machine": machine(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": "python -m benchmarks.demo",
+        "duration_s": duration_s,
+    }
+
+
+def machine() -> dict:
+    """Processor, cores that may be used, load, and versions."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers")
+    return {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+        "geo_accel": __version__,
+        **{name: version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()

@@ -1,0 +1,41 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What the demo prints at its end."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from benchmarks.demo.figures import Figures, Target
+from benchmarks.demo.setting import METHODS
+
+
+def results_table(figures: Mapping[str, Figures], title: str) -> Table:
+    """One row per method."""
+    table = Table(title=title, title_justify="left")
+    headings = ("method", "step time s", "efficiency", "WAN MB per step", "eval loss", "vs DDP", "vs LocalSGD")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method, name in METHODS.items():
+        one = figures[method]
+        table.add_row(
+            name,
+            f"{one.step_s:.3f}",
+            f"{figures['none'].step_s / one.step_s:.3f}",
+            f"{one.wan_bytes_per_step / 1e6:.2f}",
+            f"{one.eval_loss:.3f}",
+            f"{figures['ddp'].step_s / one.step_s:.2f} ×",
+            f"{figures['local_sgd'].step_s / one.step_s:.2f} ×",
+            style="bold" if method == "geo" else None,
+        )
+    return table
+
+
+def targets_table(targets: Sequence[Target]) -> Table:
+    """What was to be shown, what was measured, whether it held."""
+    table = Table(title="what the demo has to show", title_justify="left")
+    for heading in ("target", "at least", "measured", "held"):
+        table.add_column(heading, justify="left" if heading == "target" else "right")
+    for one in targets:
+        mark = "[green]yes[/]" if one.held else "[bold red]NO[/]"
+        table.add_row(one.name, f"{one.wanted:g}", f"{one.measured:.3f}", mark)
+    return table

@@ -1,0 +1,182 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""One site of one run: trains by one method, records every step, evaluates the average of the sites' models.
+
+Started by the lab, once per site. Prints "step N" for the progress bars and writes `rank-R.json` into --out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.local_sgd import LocalSGD
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForCausalLM
+
+from benchmarks.demo.setting import BLOCKS, METHODS, START, Setting
+from geo_accel import GeoSync
+
+
+@dataclass(slots=True, kw_only=True)
+class Recording:
+    """What one site saw."""
+
+    boundaries: list[float] = field(default_factory=list)
+    """`time.perf_counter` at the start of the first step and at the end of each: one clock for all sites."""
+    sent: list[int] = field(default_factory=list)
+    """The kernel's count of bytes that have left the site's interface, at each boundary."""
+    losses: list[float] = field(default_factory=list)
+    """Training loss of each step on this site's examples, nats per token."""
+    eval_loss: float = 0.0
+    """Held-out loss of the model averaged over sites, nats per token."""
+    weights: str = ""
+    """SHA-256 of the evaluated weights: equal on all sites, or the sites do not hold one model."""
+    geo: dict | None = None
+    """geo_accel's own summary, with the step at which its plan began as `adopted`."""
+
+    def mark(self) -> None:
+        """A step boundary."""
+        self.boundaries.append(perf_counter())
+        self.sent.append(bytes_sent(os.environ["GLOO_SOCKET_IFNAME"]))
+
+
+class Blocks(Dataset):
+    """Blocks of tokens as a causal language model takes them."""
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self._tokens = tokens.long()
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--material", type=Path, required=True, help="the folder that all runs share")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--period", type=int, help="LocalSGD's steps between averages")
+    parser.add_argument("--geo-config", help='geo_accel\'s settings as JSON; everything "auto" if not given')
+    parser.add_argument("--save", type=Path, help="where the trained model goes")
+    options = parser.parse_args(arguments)
+    setting = Setting.load(options.material)
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    set_seed(setting.seed)
+    model = AutoModelForCausalLM.from_pretrained(options.material / START)
+    blocks = load_file(options.material / BLOCKS)
+    recording = train(setting, options, accelerator, model, Blocks(blocks["train"]))
+    if options.method == "none":
+        average_over_sites(model)
+    recording.weights = digest(model)
+    recording.eval_loss = evaluate(model, blocks["validation"].long())
+    (options.out / f"rank-{accelerator.process_index}.json").write_text(json.dumps(asdict(recording)))
+    if options.save is not None and accelerator.is_main_process:
+        model.save_pretrained(options.save)
+    accelerator.end_training()
+    return 0
+
+
+def train(
+    setting: Setting, options: argparse.Namespace, accelerator: Accelerator, bare: nn.Module, data: Dataset
+) -> Recording:
+    """The training loop. Only what synchronises the sites differs between methods."""
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=setting.learning_rate)
+    # Not prepared: accelerate would advance it once per site at every step.
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / setting.lr_warmup))
+    loader = DataLoader(data, batch_size=setting.batch, shuffle=True, drop_last=True)
+    if options.method == "none":
+        # The floor is a model that nothing is wrapped around.
+        model, optimizer, loader = bare, *accelerator.prepare(optimizer, loader)
+    else:
+        model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
+    config = json.loads(options.geo_config) if options.geo_config else None
+    if options.method == "geo":
+        sync = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
+    elif options.method == "local_sgd":
+        sync = LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=options.period)
+    else:
+        sync = nullcontext()
+
+    recording, step, steps = Recording(), 0, options.steps
+    batches = endless(loader)
+    accelerator.wait_for_everyone()
+    recording.mark()
+    with sync as running:
+        while step < steps:
+            loss = model(**next(batches)).loss
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), setting.clip)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            if running is not None:
+                running.step()
+            recording.mark()
+            recording.losses.append(loss.item())
+            step += 1
+            print(f"step {step}", flush=True)
+            if step == setting.warmup and options.method == "geo":
+                # Every site has the same plan, so every site goes on for as long.
+                steps = max(steps, step + 2 * sync.engine.plan.period)
+    if options.method == "geo":
+        recording.geo = {**sync.summary(), "adopted": sync.engine.adopted}
+    return recording
+
+
+def endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    while True:
+        yield from loader
+
+
+@torch.no_grad()
+def average_over_sites(model: nn.Module) -> None:
+    """Sets the parameters to their mean over all sites."""
+    for parameter in model.parameters():
+        dist.all_reduce(parameter)
+        parameter.div_(dist.get_world_size())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, blocks: torch.Tensor) -> float:
+    """Mean loss over all tokens of `blocks`, nats per token."""
+    model.eval()
+    losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in blocks.split(8)]
+    return sum(losses) / len(blocks)
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 over all parameters."""
+    total = hashlib.sha256()
+    for parameter in model.parameters():
+        total.update(parameter.detach().numpy().tobytes())
+    return total.hexdigest()
+
+
+def bytes_sent(interface: str) -> int:
+    """Bytes that have left `interface` of this process's network, headers included, as the kernel counts them."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == interface:
+            return int(counts.split()[8])
+    raise ValueError(f"the network interface {interface} was not found.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

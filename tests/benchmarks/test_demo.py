@@ -1,0 +1,111 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The demo itself, over a real shaped network, with a model small enough for a test."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+import benchmarks.demo.__main__ as demo
+from benchmarks.demo.runs import RunFailed, run_method
+from benchmarks.demo.setting import METHODS, QUICK
+from geo_accel.lab import why_unavailable
+
+ROOT = Path(__file__).parents[2]
+SMALL = dataclasses.replace(QUICK, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
+
+needs_lab = pytest.mark.skipif(why_unavailable() is not None, reason=f"no lab here: {why_unavailable()}")
+
+
+def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "why_unavailable", lambda: "the command 'tc' was not found")
+    assert demo.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "the command 'tc' was not found" in said
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+@needs_lab
+@pytest.mark.timeout(600)
+def test_all_methods_from_end_to_end(tmp_path):
+    stale = tmp_path / "summary.json"
+    stale.write_text("of an earlier demo")
+    with open(os.devnull, "w") as nowhere:
+        summary = demo.demonstrate(SMALL, tmp_path, Console(file=nowhere))
+    assert json.loads(stale.read_text()) == summary
+    for key in ("step_s", "efficiency", "eval_loss", "wan_bytes_per_step"):
+        assert set(summary[key]) == set(METHODS), key
+    period, parameters = summary["plan"]["period"], summary["setting"]["parameters"]
+
+    # What the kernel counted is what each method has to send, and headers.
+    sent = summary["wan_bytes_per_step"]
+    width = {"bf16": 2, "fp32": 4}[summary["plan"]["codec"]]
+    payload = {"ddp": 4 * parameters, "local_sgd": 4 * parameters / period, "geo": width * parameters / period}
+    assert sent["none"] < 100
+    for method, expected in payload.items():
+        assert expected < sent[method] < 1.25 * expected, (method, sent[method], expected)
+
+    # 100 Mbit/s are 12.5 MB/s: whatever the machine, DDP cannot be faster.
+    assert summary["step_s"]["ddp"] > sent["ddp"] / 12.5e6
+    assert summary["efficiency"]["none"] == 1.0
+    # Untrained, the loss is log(1024) = 6.93.
+    assert all(4.0 < loss < 6.8 for loss in summary["eval_loss"].values()), summary["eval_loss"]
+    assert len({one["held"] for one in summary["targets"]}) and len(summary["targets"]) == 3
+    assert (tmp_path / "report.png").stat().st_size > 30_000
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() == parameters
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+@needs_lab
+def test_a_failing_worker_shows_its_last_lines(tmp_path):
+    SMALL.save(tmp_path)  # but no model
+    with pytest.raises(RunFailed, match=r"DDP failed: site\d ended with 1(?s:.)*\[site\d\] .*start"):
+        run_method(SMALL, "ddp", tmp_path, steps=2, label="ddp", on_step=lambda done: None)
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+@needs_lab
+def test_control_c_ends_all_sites(tmp_path):
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_QUICK": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.demo"], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: workers_of(tmp_path) >= 2, 120)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "all sites were ended" in said and "Traceback" not in said
+    wait_for(lambda: workers_of(tmp_path) == 0, 10)
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def workers_of(folder):
+    """How many worker processes use `folder`."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        found += "-m\0benchmarks.demo.worker" in words and str(folder) in words
+    return found

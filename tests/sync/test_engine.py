@@ -1,0 +1,126 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The engine between real processes: one launch per arrangement of sites, all scenarios in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geo_accel.testing.launch import run_workers
+
+SCENARIOS = [
+    "stream",
+    "stream_late",
+    "stream_bf16",
+    "blocking",
+    "moving",
+    "moving_bf16",
+    "moving_nesterov",
+    "lives",
+]
+ARRANGEMENTS = {"1+1": (1, 1), "1+1+1": (1, 1, 1), "2+2": (2, 2), "2+1": (2, 1)}
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """Records of an arrangement by scenario, then by rank; each arrangement is launched once."""
+    known = {}
+
+    def launch(arrangement):
+        if arrangement not in known:
+            out, sites = tmp_path_factory.mktemp("engine"), ARRANGEMENTS[arrangement]
+            command = ["geo_accel.testing.engine_worker", str(out), *SCENARIOS]
+            for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=150)):
+                assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
+            known[arrangement] = {"sites": sites} | {
+                name: [json.loads((out / f"{name}.rank-{rank}.json").read_text()) for rank in range(sum(sites))]
+                for name in SCENARIOS
+            }
+        return known[arrangement]
+
+    return launch
+
+
+@pytest.fixture(params=ARRANGEMENTS)
+def records(request, launched):
+    return launched(request.param)
+
+
+def test_all_ranks_hold_the_same_bits_after_a_flush(records):
+    for name in SCENARIOS[:-1]:
+        assert all(record["bits"] == records[name][0]["bits"] for record in records[name]), name
+    for life in zip(*(record["lives"] for record in records["lives"]), strict=True):
+        assert all(record["bits"] == life[0]["bits"] for record in life)
+
+
+@pytest.mark.parametrize("name, within", [("stream", 5), ("stream_late", 7), ("stream_bf16", 30)])
+def test_weights_that_nobody_moves_converge_to_the_mean(records, name, within):
+    for record in records[name]:
+        assert record["distances"][0] > 0.1  # the sites do start apart
+        assert record["distances"][within - 1] < 1e-6
+        assert record["settled"] < 1e-6 and record["flushed"] < 1e-6
+
+
+def test_blocking_is_the_mean_at_once(records):
+    for record in records["blocking"]:
+        assert record["distances"][0] > 0.1 and record["distances"][1] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["moving", "moving_bf16"])
+def test_no_progress_is_lost_or_counted_twice(records, name):
+    """Flushed weights are the start plus the mean of what the sites did, whatever was in flight or rounded."""
+    for record in records[name]:
+        assert record["error"] < 1e-5
+
+
+def test_outer_momentum_moves_further_than_the_mean(records):
+    assert records["moving_nesterov"][0]["error"] > 1e-3
+
+
+def test_anchors_agree_between_sites_at_all_times(records):
+    sizes = records["sites"]
+    if len(set(sizes)) > 1:  # the first rank of each site carries all
+        carriers = [[sum(sizes[:i]) for i in range(len(sizes))]]
+    else:
+        carriers = [[site * sizes[0] + i for site in range(len(sizes))] for i in range(sizes[0])]
+    for name in ("moving", "moving_bf16", "moving_nesterov"):
+        for ranks in carriers:
+            anchors = [records[name][rank]["anchors_before"] for rank in ranks]
+            assert anchors[0] and all(anchor == anchors[0] for anchor in anchors)
+
+
+def test_batch_norm_statistics_are_averaged_by_the_flush(records):
+    for record in records["moving"]:
+        assert record["buffer"] == pytest.approx([record["buffer_wanted"]] * 8, abs=1e-6)
+
+
+def test_every_unit_starts_in_any_period_of_consecutive_steps(records):
+    """Over random plans, skipped steps, flushes, saves and restarts from checkpoints."""
+    checked = 0
+    for life in records["lives"][0]["lives"]:
+        started: dict[int, list[tuple[int, float]]] = {}
+        for segment in range(len(life["steps"])):
+            path = Path(life["folder"]) / f"trace-{segment}" / "rank-0.trace.json"
+            for event in json.loads(path.read_text())["traceEvents"]:
+                if event.get("cat") == "transfer" and event["args"]["planned"]:
+                    for unit, _, parts in event["args"]["pieces"]:
+                        started.setdefault(unit, []).append((event["args"]["step"], 1 / parts))
+        total = sum(life["steps"])
+        for unit in range(4):
+            for first in range(1, total - life["period"] + 2):
+                window = range(first, first + life["period"])
+                assert sum(share for step, share in started[unit] if step in window) == pytest.approx(1)
+                checked += 1
+    assert checked > 50
+
+
+def test_wan_bytes_do_not_grow_with_the_ranks_of_a_site(launched):
+    for name in ("moving", "moving_bf16"):
+        alone = launched("1+1")[name][0]["bytes"]
+        together = sum(launched("2+2")[name][rank]["bytes"] for rank in (0, 1))
+        assert alone <= together <= 1.1 * alone  # odd units are padded to two slices
+
+
+def test_where_sites_differ_in_size_one_rank_carries_all(launched):
+    sent = [record["bytes"] for record in launched("2+1")["moving"]]
+    assert sent[0] == sent[2] == launched("1+1")["moving"][0]["bytes"] and sent[1] == 0
