@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import transformers
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.trainer import TRAINER_STATE_NAME
@@ -83,6 +84,9 @@ def check(arguments: TrainingArguments) -> str | bool | None:
         raise ValueError("nothing to do: pass --do_train, --do_eval or both.")
     if arguments.push_to_hub:
         raise ValueError("--push_to_hub is not supported: upload --output_dir with hf upload after the run.")
+    if arguments.use_cpu:
+        # TrainingArguments joins the others with its --ddp_timeout on GPUs only; it finds them joined already.
+        PartialState(cpu=True, timeout=arguments.ddp_timeout_delta)
     _ = arguments.device
     resume_from = arguments.resume_from_checkpoint
     if resume_from is None or resume_from.lower() == "false":

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from accelerate.utils.constants import RNG_STATE_NAME
 from peft import PeftModel
 from torch.utils.data import DataLoader
@@ -62,6 +63,9 @@ class LoopArguments:
     save_on_each_node: bool = field(
         default=False, metadata={"help": "Save on every machine: for machines without a common file system."}
     )
+    ddp_timeout: int = field(
+        default=1800, metadata={"help": "Seconds to wait for the other machines at the start, and in collectives."}
+    )
     with_tracking: bool = field(default=False, metadata={"help": "Log to the trackers named by --report_to."})
     report_to: str = field(default="all", metadata={"help": "tensorboard, wandb, ...; all those installed."})
 
@@ -72,6 +76,7 @@ class LoopArguments:
             "num_train_epochs",
             "max_train_steps",
             "gradient_accumulation_steps",
+            "ddp_timeout",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -181,6 +186,7 @@ def start(loop: LoopArguments) -> Accelerator:
         log_with=loop.report_to if loop.with_tracking else None,
         project_config=ProjectConfiguration(project_dir=loop.output_dir, save_on_each_node=loop.save_on_each_node),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=loop.seed),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))],
         rng_types=[],
     )
     if not accelerator.is_local_main_process:

@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from geo_accel import GeoSync, SiteLostError, plug_into, shard_in_site
 from geo_accel.testing.models import build_data, build_model
+from geo_accel.units import checksums, find_units
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -114,6 +115,11 @@ def world_collectives() -> int:
     return dist.group.WORLD._get_sequence_number_for_group()
 
 
+def fingerprint(model: torch.nn.Module) -> int:
+    """Of the trainable weights, to see which ranks agree."""
+    return hash(tuple(checksums(find_units(model)).values()))
+
+
 def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -184,6 +190,7 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
                     record["world_collectives"] -= world_collectives() - before
             epoch += 1
         record["world_collectives"] += world_collectives()
+        record["before_flush"] = fingerprint(model)
     if geo is not None:
         record["summary"] = geo.summary()
 
@@ -201,8 +208,9 @@ class Recorder(TrainerCallback):
         if self.first:
             self.first = False
             self.record["world_collectives"] = -world_collectives()
-        if state.global_step == self.options.steps:
+        if state.global_step == state.max_steps:
             self.record["world_collectives"] += world_collectives()
+            self.record["before_flush"] = fingerprint(kwargs["model"])
 
 
 class RecordingTrainer(Trainer):
