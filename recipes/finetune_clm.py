@@ -9,6 +9,8 @@ Arguments are those of run_clm.py, or one JSON file with them; README.md beside 
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
@@ -30,11 +32,23 @@ from recipes.model import save_merged
 from recipes.preparation import Prepared, prepare
 
 
+@dataclass
+class JoiningArguments(TrainingArguments):
+    """TrainingArguments, which join the other processes, with --ddp_timeout also on CPU."""
+
+    def __post_init__(self) -> None:
+        if self.use_cpu:
+            # Its own start without a GPU forgets the timeout; it will find the processes joined already.
+            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
+        super().__post_init__()
+
+
 def run(arguments: Sequence[str]) -> None:
     """Parse, prepare, train, evaluate and save; errors as in `recipes.exits`."""
     with user_errors():
-        model_arguments, data_arguments, training_arguments, geo_arguments = parse_arguments(
-            (ModelArguments, DataTrainingArguments, TrainingArguments, GeoArguments), arguments
+        # The joining arguments come last: whatever is wrong with the others is said before anybody waits.
+        model_arguments, data_arguments, geo_arguments, training_arguments = parse_arguments(
+            (ModelArguments, DataTrainingArguments, GeoArguments, JoiningArguments), arguments
         )
         resume_from = check(training_arguments)
         quieten(training_arguments)
@@ -76,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def check(arguments: TrainingArguments) -> str | bool | None:
-    """Where to resume from, as Trainer takes it. Joins the other processes, if there are any.
+    """Where to resume from, as Trainer takes it.
 
     Raises ValueError for arguments that cannot work.
     """
@@ -84,10 +98,6 @@ def check(arguments: TrainingArguments) -> str | bool | None:
         raise ValueError("nothing to do: pass --do_train, --do_eval or both.")
     if arguments.push_to_hub:
         raise ValueError("--push_to_hub is not supported: upload --output_dir with hf upload after the run.")
-    if arguments.use_cpu:
-        # TrainingArguments joins the others with its --ddp_timeout on GPUs only; it finds them joined already.
-        PartialState(cpu=True, timeout=arguments.ddp_timeout_delta)
-    _ = arguments.device
     resume_from = arguments.resume_from_checkpoint
     if resume_from is None or resume_from.lower() == "false":
         return None

@@ -40,6 +40,7 @@ def train(
     runs: Mapping[str, Sequence[str]],
     sites: Sequence[int] = (1, 1),
     per_rank: Mapping[int, Sequence[str]] | None = None,
+    environ: Mapping[str, str] | None = None,
     timeout_s: float = 150.0,
 ) -> dict[str, Run]:
     """Runs the worker with several argument lists in one launch; returns runs by name. Every rank must succeed.
@@ -52,7 +53,8 @@ def train(
         for name, arguments in runs.items():
             commands[rank] += [*arguments, *(per_rank or {}).get(rank, ()), "--out", str(out / name), "--and"]
         commands[rank].pop()
-    for rank, finished in enumerate(run_workers([WORKER], sites=sites, per_rank=commands, timeout_s=timeout_s)):
+    results = run_workers([WORKER], sites, timeout_s, environ, commands)
+    for rank, finished in enumerate(results):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-4000:]}"
     return {name: Run(out / name) for name in runs}
 
@@ -60,3 +62,25 @@ def train(
 def error_lines(finished: Finished) -> list[str]:
     """What a worker printed for its user when it gave up."""
     return [line for line in finished.output.splitlines() if line.startswith("error: ")]
+
+
+def windows_without(traces: Sequence[Path], period: int, steps: int) -> list[tuple[int, int]]:
+    """(unit, first step) of every window of `period` consecutive steps in which a unit was not started whole.
+
+    `traces` are one rank's, in order; only rounds of the plan count, flushes do not. Empty where the promise holds.
+    """
+    started: dict[int, dict[int, float]] = {}
+    for path in traces:
+        for event in json.loads(path.read_text())["traceEvents"]:
+            if event.get("cat") == "transfer" and event["args"]["planned"]:
+                for unit, _, parts in event["args"]["pieces"]:
+                    shares = started.setdefault(unit, {})
+                    step = event["args"]["step"]
+                    shares[step] = shares.get(step, 0.0) + 1 / parts
+    assert started, "no rounds were traced"
+    return [
+        (unit, first)
+        for unit, shares in started.items()
+        for first in range(1, steps - period + 2)
+        if sum(share for step, share in shares.items() if first <= step < first + period) < 1 - 1e-9
+    ]

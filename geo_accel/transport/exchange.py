@@ -31,10 +31,13 @@ def direct(transport: GlooTransport, codec: Codec, values: torch.Tensor) -> Agre
     received = {peer: torch.empty_like(payload) for peer in others}
     transport.swap(dict.fromkeys(others, payload), received)
     said = values if codec.lossless else codec.decode(payload, torch.empty_like(values))
-    heard = torch.empty_like(values)
-    mean = torch.zeros_like(values)
-    for peer in transport.peers:
-        mean.add_(said if peer == me else codec.decode(received[peer], heard))
+    mean, heard = torch.empty_like(values), torch.empty_like(values)
+    for i, peer in enumerate(transport.peers):
+        term = said if peer == me else codec.decode(received[peer], heard if i else mean)
+        if i:
+            mean.add_(term)
+        elif term is not mean:
+            mean.copy_(term)
     return Agreement(said=said, mean=mean.div_(len(transport.peers)))
 
 

@@ -8,7 +8,9 @@ import pytest
 from geo_accel.testing.runs import distance, train
 
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
-LOCAL_SGD = json.dumps({"sync": {"mode": "blocking", "period": 4, "schedule": "full"}, "compression": {"codec": "fp32"}})
+LOCAL_SGD = json.dumps(
+    {"sync": {"mode": "blocking", "period": 4, "schedule": "full"}, "compression": {"codec": "fp32"}}
+)
 STEPS = ["--steps", "20", "--accumulate", "2", "--lr", "0.05"]
 
 

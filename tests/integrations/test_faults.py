@@ -43,9 +43,7 @@ def test_survivors_of_a_dead_site_stop_and_keep_their_work(tmp_path, integration
 def test_a_survivors_checkpoint_can_be_resumed_by_trainer(tmp_path):
     launch(tmp_path / "a", "--integration", "trainer", "--config", IMPATIENT, per_rank={1: ["--die-at", "7"]})
     checkpoint = next((tmp_path / "a").glob("**/survivor-site0/checkpoint-*"))
-    finished = launch(
-        tmp_path / "b", "--integration", "trainer", "--config", IMPATIENT, "--resume", str(checkpoint)
-    )
+    finished = launch(tmp_path / "b", "--integration", "trainer", "--config", IMPATIENT, "--resume", str(checkpoint))
     assert [f.returncode for f in finished] == [0, 0], finished[0].output[-3000:]
     run = Run(tmp_path / "b")
     assert run.is_agreed() and run.records[0]["steps"] == 20

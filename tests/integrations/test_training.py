@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from geo_accel.testing.runs import train
+from geo_accel.testing.runs import train, windows_without
 
 
 def config(**sync):
@@ -117,3 +117,12 @@ def test_private_data_is_dealt_inside_the_site(tmp_path):
     for run in runs.values():
         assert run.is_agreed()
     assert [record["steps"] for record in runs["trainer"].records] == [18, 18]  # 3 epochs of 12 / 2
+
+
+@pytest.mark.parametrize("integration", ["accelerate", "trainer"])
+def test_every_unit_starts_in_any_period_over_epochs_and_accumulation(tmp_path, integration):
+    """Three epochs of seven steps, the last step of each with one micro-batch, a period of four."""
+    arguments = ["--integration", integration, "--config", config(period=4)]
+    arguments += ["--steps", "21", "--accumulate", "2", "--examples", "52"]
+    train(tmp_path, {"run": arguments}, environ={"GEO_ACCEL_TRACE": str(tmp_path / "trace")})
+    assert windows_without([tmp_path / "trace" / "rank-0.trace.json"], period=4, steps=21) == []

@@ -10,7 +10,9 @@ GPT2 = [("ln_f", 512), *((f"h.{i}", 789_760) for i in reversed(range(8))), ("wpe
 
 
 def request(**given_):
-    return Request(**({"mode": "stream", "period": "auto", "schedule": "auto", "delay": "auto", "codec": "auto"} | given_))
+    return Request(
+        **({"mode": "stream", "period": "auto", "schedule": "auto", "delay": "auto", "codec": "auto"} | given_)
+    )
 
 
 def link(mbps, latency_ms=0.5):

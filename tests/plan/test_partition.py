@@ -1,4 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,4 +61,4 @@ def test_fewer_rounds_than_steps_are_spread_over_the_period(units, period, round
     rounds = min(rounds, period)
     used = [i for i, step in enumerate(stream(units, period, rounds)) if step]
     assert len(used) <= rounds
-    assert all(b - a >= period // rounds for a, b in zip(used, used[1:], strict=False))
+    assert all(b - a >= period // rounds for a, b in pairwise(used))

@@ -1,0 +1,67 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The few places that lean on what frameworks do not promise: they must break loudly, not silently."""
+
+import pytest
+import torch
+from accelerate.data_loader import DataLoaderDispatcher
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import trainer as trainer_module
+
+from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
+from geo_accel.integrations.trainer_seam import NAMES, training_collectives_in_site
+from geo_accel.transport.gloo import check_privacy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trainer_that_gathers_otherwise_is_refused(monkeypatch, name):
+    monkeypatch.delattr(trainer_module, name)
+    with (
+        pytest.raises(ValueError, match=f"has no trainer.{name}"),
+        training_collectives_in_site(None),
+    ):
+        pass
+
+
+def test_trainer_gets_its_functions_back(monkeypatch):
+    before = [getattr(trainer_module, name) for name in NAMES]
+    with pytest.raises(RuntimeError), training_collectives_in_site(None):
+        assert [getattr(trainer_module, name) for name in NAMES] != before
+        raise RuntimeError
+    assert [getattr(trainer_module, name) for name in NAMES] == before
+
+
+def test_ddp_still_has_the_attributes_that_it_is_rebuilt_from():
+    """keep_gradients_in_site passes a wrapper's own settings to its constructor again."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapper = nn.parallel.DistributedDataParallel(
+            nn.Linear(2, 2), find_unused_parameters=True, bucket_cap_mb=7, gradient_as_bucket_view=True
+        )
+        assert wrapper.find_unused_parameters and wrapper.gradient_as_bucket_view
+        assert wrapper.bucket_bytes_cap == 7 * 2**20
+        assert wrapper.broadcast_buffers is True and wrapper.static_graph is False and wrapper.dim == 0
+        assert wrapper.device_ids is None and wrapper.output_device is None and wrapper.mixed_precision is None
+        assert wrapper._comm_hooks == [] and wrapper.require_backward_grad_sync is True
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_loader_that_reads_for_everyone_is_refused():
+    loader = DataLoaderDispatcher.__new__(DataLoaderDispatcher)
+    with pytest.raises(ValueError, match="dispatch_batches=False"):
+        sample_order_is_agreed(loader)
+
+
+def test_private_data_needs_a_prepared_loader():
+    with pytest.raises(ValueError, match="needs a prepared map-style dataloader"):
+        deal_in_site(DataLoader([1, 2, 3]), None)
+
+
+def test_plaintext_over_a_public_address_is_refused(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "8.8.8.8")
+    with pytest.raises(ValueError, match=r"public address 8\.8\.8\.8, .* WireGuard"):
+        check_privacy(False)
+    check_privacy(True)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
+    check_privacy(False)
