@@ -71,7 +71,7 @@ def test_different_configs_are_named_before_the_first_step(tmp_path, integration
 
 
 def test_different_initial_weights_are_named_before_the_first_step(tmp_path):
-    """With Trainer, which wraps the model only when training begins; `accelerator.prepare` has already made them one."""
+    """With Trainer, which wraps the model when training begins; `accelerator.prepare` copies rank 0's to all."""
     for finished in launch(tmp_path, "--integration", "trainer", "--unequal-start"):
         assert "initial weights of transformer.wte and" in only_line(finished, 2)
 
