@@ -22,7 +22,7 @@ COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "
 LINES = {"none": (0, (1, 1)), "ddp": "-", "local_sgd": (0, (5, 1.5)), "geo": "-"}
 COMPUTE = ("#56b4e9", "#a6d8f5")
 TRANSFER = ("#009e73", "#7fceb9")
-WAIT = "#d55e00"
+WAIT = "#cc79a7"
 
 
 def draw(path: Path, setting: Setting, course: Course, figures: Mapping[str, Figures], traces: Path) -> None:
@@ -82,40 +82,40 @@ def _losses(axes: Axes, course: Course) -> None:
 
 def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> None:
     geo, plan = course.runs["geo"][0].recordings[0]["geo"], course.plan
-    period = plan["period"]
-    first = first_step(setting.warmup, geo["adopted"], period)
-    sites = [read_events(traces / f"rank-{site}.trace.json") for site in range(setting.sites)]
-    window = [event for events in sites for event in events if event["cat"] == "step"]
-    window = [event for event in window if first <= number_of(event) < first + 2 * period]
-    zero = min(event["ts"] for event in window)
-    length = max(event["ts"] + event["dur"] for event in window) - zero
-    ticks, labels, waited = [], [], 0.0
-    for site, events in enumerate(sites):
+    first, last = setting.window(geo["adopted"], plan["period"])
+    zero, length, ticks, labels, waited = None, 0.0, [], [], []
+    for site in range(setting.sites):
+        events = read_events(traces / f"rank-{site}.trace.json")
+        steps = {number_of(event): event for event in events if event["cat"] == "step"}
+        begin, end = steps[first]["ts"], steps[last + 1]["ts"]
+        zero = begin if zero is None else zero
+        length = max(length, (end - zero) / 1e6)
         compute, transfers = 2.4 * site, 2.4 * site + 1
         ticks += [compute + 0.4, transfers + 0.4]
         labels += [f"site{site}: computes", "sends, receives"]
+        waited.append(sum(e["dur"] for e in events if e["cat"] == "wait" and begin <= e["ts"] < end) / 1e6)
         for event in events:
-            start, seconds = (event["ts"] - zero) / 1e6, event["dur"] / 1e6
-            if start + seconds < 0 or start > length / 1e6:
+            if event["ts"] + event["dur"] < begin or event["ts"] >= end:
                 continue
+            start, seconds = (event["ts"] - zero) / 1e6, event["dur"] / 1e6
             if event["cat"] == "step":
                 number = number_of(event)
                 _block(axes, start, seconds, compute, COMPUTE[number % 2], f"{number}")
             elif event["cat"] == "transfer":
-                slot = (event["args"]["due"] - plan["delay"] - geo["adopted"]) % period
+                slot = (event["args"]["due"] - plan["delay"] - geo["adopted"]) % plan["period"]
                 _block(axes, start, seconds, transfers, TRANSFER[slot % 2], f"{slot + 1}")
             elif event["cat"] == "wait":
-                waited += seconds
                 _block(axes, start, seconds, compute, WAIT, "")
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, length / 1e6)
+    axes.set_xlim(0, length)
     axes.invert_yaxis()
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("seconds")
     axes.set_title(
-        f"geo_accel, two periods of {period} steps: transfers run while the sites compute "
-        f"(waited for the network: {waited / setting.sites:.3f} s of {length / 1e6:.1f} s per site)"
+        f"geo_accel, two periods of {plan['period']} steps: transfers run while the sites compute (waiting: "
+        + ", ".join(f"site{site} {seconds:.2f} s" for site, seconds in enumerate(waited))
+        + f" of {length:.1f} s)"
     )
     handles = [
         Patch(facecolor=COMPUTE[0], label="compute (number of the step)"),
@@ -129,12 +129,6 @@ def _block(axes: Axes, start: float, seconds: float, row: float, colour: str, te
     axes.broken_barh([(start, seconds)], (row, 0.85), facecolors=colour, edgecolors="white", linewidth=0.6)
     if text:
         axes.text(start + seconds / 2, row + 0.43, text, ha="center", va="center", fontsize=8, clip_on=True)
-
-
-def first_step(warmup: int, adopted: int, period: int) -> int:
-    """The first step after the warm-up during which the plan's first transfer of a period runs."""
-    boundary = adopted + max(0, -(-(warmup - adopted) // period)) * period
-    return boundary + 1
 
 
 def read_events(path: Path) -> list[dict]:

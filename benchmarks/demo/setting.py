@@ -20,7 +20,7 @@ class Setting:
     """The job. Workers read it from a file, so that no two runs can differ."""
 
     steps: int = 74
-    """Optimizer steps of every run; more where two of geo_accel's periods would not fit behind the warm-up."""
+    """Optimizer steps of every run; more where `window` would not fit."""
     warmup: int = 14
     """First steps that are not timed, for all methods: in the first ten geo_accel measures and plans."""
     repeat: bool = True
@@ -38,9 +38,12 @@ class Setting:
     """Tokens per example."""
     batch: int = 5
     """Examples per site and step."""
-    learning_rate: float = 1e-3
-    lr_warmup: int = 10
+    learning_rate: float = 5e-4
+    lr_warmup: int = 15
     """Steps over which the learning rate rises; it is constant afterwards."""
+    beta2: float = 0.95
+    """AdamW's memory of squared gradients."""
+    weight_decay: float = 0.1
     clip: float = 1.0
     """Largest norm of the gradients."""
     held_out_percent: float = 10.0
@@ -65,6 +68,14 @@ class Setting:
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         }
 
+    def window(self, adopted: int, period: int) -> tuple[int, int]:
+        """First and last step of two whole periods of geo_accel's plan after the warm-up.
+
+        The plan's first transfer starts at the end of step `adopted`, so it runs during the step after that.
+        """
+        boundary = adopted + max(0, -(-(self.warmup - adopted) // period)) * period
+        return boundary + 1, boundary + 2 * period
+
     def save(self, folder: Path) -> None:
         (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))
 
@@ -74,4 +85,4 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(steps=24, warmup=12, repeat=False, budget_s=240.0)
+QUICK = Setting(steps=24, warmup=10, repeat=False, budget_s=240.0)

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.demo.figures import Figures, Target
@@ -11,10 +12,17 @@ from benchmarks.demo.setting import METHODS
 
 def results_table(figures: Mapping[str, Figures], title: str) -> Table:
     """One row per method."""
-    table = Table(title=title, title_justify="left")
-    headings = ("method", "step time s", "efficiency", "WAN MB per step", "eval loss", "vs DDP", "vs LocalSGD")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for heading in (
+        "step\nseconds",
+        "\nefficiency",
+        "WAN MB\nper step",
+        "eval\nloss",
+        "faster\nthan DDP",
+        "faster than\nLocalSGD",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
     for method, name in METHODS.items():
         one = figures[method]
         table.add_row(
@@ -32,7 +40,7 @@ def results_table(figures: Mapping[str, Figures], title: str) -> Table:
 
 def targets_table(targets: Sequence[Target]) -> Table:
     """What was to be shown, what was measured, whether it held."""
-    table = Table(title="what the demo has to show", title_justify="left")
+    table = Table(title="what the demo has to show", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("target", "at least", "measured", "held"):
         table.add_column(heading, justify="left" if heading == "target" else "right")
     for one in targets:

@@ -97,7 +97,12 @@ def train(
     setting: Setting, options: argparse.Namespace, accelerator: Accelerator, bare: nn.Module, data: Dataset
 ) -> Recording:
     """The training loop. Only what synchronises the sites differs between methods."""
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=setting.learning_rate)
+    optimizer = torch.optim.AdamW(
+        bare.parameters(),
+        lr=setting.learning_rate,
+        betas=(0.9, setting.beta2),
+        weight_decay=setting.weight_decay,
+    )
     # Not prepared: accelerate would advance it once per site at every step.
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / setting.lr_warmup))
     loader = DataLoader(data, batch_size=setting.batch, shuffle=True, drop_last=True)
@@ -134,7 +139,7 @@ def train(
             print(f"step {step}", flush=True)
             if step == setting.warmup and options.method == "geo":
                 # Every site has the same plan, so every site goes on for as long.
-                steps = max(steps, step + 2 * sync.engine.plan.period)
+                steps = max(steps, setting.window(sync.engine.adopted, sync.engine.plan.period)[1] + 1)
     if options.method == "geo":
         recording.geo = {**sync.summary(), "adopted": sync.engine.adopted}
     return recording

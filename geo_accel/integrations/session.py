@@ -26,6 +26,7 @@ logger = logging.getLogger("geo_accel")
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
 DEFAULT_DEADLINE_S = 300.0
+LONGEST_DEADLINE_S = 7 * 86400.0  # what timers take; longer is forever
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def connect(config: ConfigSource) -> Session | None:
     if settings.link.interface != "auto":
         os.environ["GLOO_SOCKET_IFNAME"] = settings.link.interface
     deadline = settings.resilience.round_timeout_s
-    deadline = DEFAULT_DEADLINE_S if deadline == "auto" else float(deadline)
+    deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     control = ControlPlane(rank, world_size, deadline)
     answers = control.gather("starting", [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites])

@@ -16,6 +16,7 @@ from geo_accel.profile.link import Link
 FILL = 0.88
 # What blocking synchronisation may cost when the period is ours to choose.
 BLOCKING_SHARE = 0.1
+# What the codecs of wire/ need, known here without torch.
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2}
 
 
@@ -35,6 +36,11 @@ class Request:
         return "auto" in (self.period, self.codec) or (self.mode == "stream" and self.delay == "auto")
 
 
+def exchange_for(sites: int) -> str:
+    """Two sites swap payloads; from three on, averaging by chunks sends fewer bytes: 2(N-1)/N against N-1 payloads."""
+    return "direct" if sites <= 2 else "two-shot"
+
+
 def choose_plan(
     request: Request,
     units: Sequence[tuple[str, int]],
@@ -47,7 +53,7 @@ def choose_plan(
     `step_s` (seconds without WAN) and `link` are needed where `request.needs_measurement`. Codec "auto" takes bf16
     where that shortens the period, else fp32: bits are cheaper than steps apart (DESIGN 3).
     """
-    exchange = "direct" if sites <= 2 else "two-shot"
+    exchange = exchange_for(sites)
     codecs = ["fp32", "bf16"] if request.codec == "auto" else [request.codec]
     numel = sum(size for _, size in units)
     if not request.needs_measurement:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.choose import BYTES_PER_VALUE, Request, choose_plan, exchange_for
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.link import Link, probe_link
 from geo_accel.profile.step import StepTimer
@@ -147,7 +147,7 @@ class Engine:
         start = perf_counter()
         self.settle()
         with self._losing_sites():
-            exchange = self.plan.exchange if self.plan else ("direct" if len(self.topology.sites) <= 2 else "two-shot")
+            exchange = exchange_for(len(self.topology.sites))
             for pieces in self._flush_sets():
                 running = self._rounds.start(
                     pieces, codec="fp32", exchange=exchange, step=self.step_count, delay=0, outer=False
@@ -206,7 +206,7 @@ class Engine:
         """Scalars for the run's tracker."""
         values = {"geo/exposed_s": self.exposed_s, "geo/wan_bytes": float(self.wan_bytes)}
         if self.plan is not None:
-            values |= {"geo/period": self.plan.period, "geo/codec_bits": {"fp32": 32, "bf16": 16}[self.plan.codec]}
+            values |= {"geo/period": self.plan.period, "geo/codec_bits": 8 * BYTES_PER_VALUE[self.plan.codec]}
             since, exposed = self._planned_since
             elapsed = perf_counter() - since
             values["geo/efficiency"] = 1 - (self.exposed_s - exposed) / elapsed if elapsed > 0 else 1.0

@@ -48,8 +48,6 @@ class Rounds:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
         self._layouts: dict[tuple[Piece, ...], tuple] = {}
         self.anchor = torch.empty(0)
-        self.transfer_s: list[float] = []
-        """Seconds that each finished exchange took."""
 
     def reset_anchor(self) -> None:
         """Takes the current weights, which must be the same on every site, as the last agreement."""
@@ -155,7 +153,6 @@ class Rounds:
         else:
             result = row.view(1, -1)
         stop = perf_counter()
-        self.transfer_s.append(stop - start)
         self._trace.add("transfer", layout.names, start, stop, **details)
         return self._staging.upload(result)
 

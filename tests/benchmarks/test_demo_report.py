@@ -9,14 +9,16 @@ from matplotlib.image import imread
 
 from benchmarks.demo.course import Course
 from benchmarks.demo.figures import measure
-from benchmarks.demo.report import draw, first_step, number_of, read_events
+from benchmarks.demo.report import draw, number_of, read_events
 from benchmarks.demo.runs import Run
 from benchmarks.demo.setting import METHODS, Setting
 
 
 @given(warmup=st.integers(0, 50), adopted=st.integers(1, 30), period=st.integers(1, 40))
 def test_the_window_begins_with_a_period_of_the_plan_soon_after_the_warm_up(warmup, adopted, period):
-    boundary = first_step(warmup, adopted, period) - 1
+    first, last = Setting(warmup=warmup).window(adopted, period)
+    boundary = first - 1
+    assert last - boundary == 2 * period
     assert boundary >= max(warmup, adopted)
     assert boundary < max(warmup, adopted) + period
     assert (boundary - adopted) % period == 0

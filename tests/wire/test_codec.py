@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geo_accel.config import CODECS
+from geo_accel.plan.choose import BYTES_PER_VALUE
 from geo_accel.wire.codec import get_codec
 
 values = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=70)
@@ -33,7 +34,7 @@ def test_bf16_is_within_its_bound(numbers):
 def test_decoding_is_deterministic_and_agrees_with_the_config(name):
     codec = get_codec(name)
     tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    assert codec.name == name
+    assert codec.name == name and codec.encoded_bytes(1000) == 1000 * BYTES_PER_VALUE[name]
     assert torch.equal(round_trip(codec, tensor), round_trip(codec, tensor))
 
 
