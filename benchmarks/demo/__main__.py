@@ -80,10 +80,8 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
         course = compare(setting, work, bars, began)
     period = course.plan["period"]
     figures = {method: measure(course.runs[method], setting.warmup, period) for method in METHODS}
-    draw(results / "report.png", setting, course, figures, work / "trace")
     shutil.move(work / "model", results / "model")
     material.tokenizer.save_pretrained(results / "model")
-    text = generate(results / "model")
     summary = summarise(setting, material, course, figures, time.monotonic() - began)
     (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
@@ -97,7 +95,9 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     console.print(targets_table(targets(figures)))
     for note in course.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
+    text = generate(results / "model")
     console.print(f"{results / 'model'} loads and goes on: {text!r}", highlight=False, markup=False)
+    draw(results / "report.png", setting, material.parameters, course, figures, work / "trace")
     console.print(
         f"{results / 'summary.json'} and {results / 'report.png'} written after {time.monotonic() - began:.0f} s",
         highlight=False,

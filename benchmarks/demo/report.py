@@ -25,8 +25,10 @@ TRANSFER = ("#009e73", "#7fceb9")
 WAIT = "#cc79a7"
 
 
-def draw(path: Path, setting: Setting, course: Course, figures: Mapping[str, Figures], traces: Path) -> None:
-    """Draws the report into `path`; `traces` is the folder with geo_accel's traces."""
+def draw(
+    path: Path, setting: Setting, parameters: int, course: Course, figures: Mapping[str, Figures], traces: Path
+) -> None:
+    """Draws the report into `path`; `parameters` is the model's size, `traces` the folder with geo_accel's traces."""
     style = {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.spines.top": False}
     with pyplot.rc_context({**style, "axes.spines.right": False}):
         figure = pyplot.figure(figsize=(11, 8.2), layout="constrained")
@@ -36,8 +38,8 @@ def draw(path: Path, setting: Setting, course: Course, figures: Mapping[str, Fig
         _losses(losses, course)
         _timeline(bottom.subplots(), setting, course, traces)
         figure.suptitle(
-            f"Fine-tuning GPT-2 on {setting.sites} sites joined at {setting.bandwidth_mbps:g} Mbit/s: the same data, "
-            "seeds and tokens for every method",
+            f"Fine-tuning GPT-2 ({parameters / 1e6:.1f} M parameters) on {setting.sites} sites joined at "
+            f"{setting.bandwidth_mbps:g} Mbit/s: same data, seeds and tokens for every method",
             x=0.01,
             ha="left",
             fontweight="bold",
@@ -102,7 +104,7 @@ def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> Non
                 number = number_of(event)
                 _block(axes, start, seconds, compute, COMPUTE[number % 2], f"{number}")
             elif event["cat"] == "transfer":
-                slot = (event["args"]["due"] - plan["delay"] - geo["adopted"]) % plan["period"]
+                slot = plan["starts"].index(event["args"]["pieces"])
                 _block(axes, start, seconds, transfers, TRANSFER[slot % 2], f"{slot + 1}")
             elif event["cat"] == "wait":
                 _block(axes, start, seconds, compute, WAIT, "")

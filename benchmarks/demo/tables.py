@@ -12,15 +12,15 @@ from benchmarks.demo.setting import METHODS
 
 def results_table(figures: Mapping[str, Figures], title: str) -> Table:
     """One row per method."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", no_wrap=True)
     for heading in (
-        "step\nseconds",
+        "step\ns",
         "\nefficiency",
         "WAN MB\nper step",
         "eval\nloss",
-        "faster\nthan DDP",
-        "faster than\nLocalSGD",
+        "speed\n/ DDP",
+        "speed /\nLocalSGD",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for method, name in METHODS.items():

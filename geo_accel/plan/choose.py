@@ -139,12 +139,12 @@ def _smallest(request: Request, codec: str, traffic: _Traffic) -> _Option:
     whole = request.schedule == "full"
 
     def rounds_in(period: int) -> int:
-        """As many rounds as latency leaves room for: one where the schedule is "full"."""
+        """As many rounds as their latencies leave room for, or cost a tenth; one where the schedule is "full"."""
         if whole:
             return 1
-        latency = traffic.seconds(0, codec)
-        room = period * window - traffic.seconds(traffic.numel, codec, rounds=0)
-        return max(1, min(period, int(room / latency) if latency > 0 else period))
+        latency, transfer = traffic.seconds(0, codec), traffic.seconds(traffic.numel, codec, rounds=0)
+        room = max(period * window - transfer, 0.1 * transfer)
+        return max(1, int(room / latency)) if latency > room / period else period
 
     if request.period == "auto":
         carried = traffic.seconds(traffic.numel, codec)

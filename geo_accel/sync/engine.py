@@ -194,7 +194,7 @@ class Engine:
 
     @property
     def anchor(self) -> torch.Tensor:
-        """The last agreed weights, flat fp32 over this rank's carried vector."""
+        """The last agreed weights, flat fp32 over this rank's carried vector; steady while nothing is in flight."""
         return self._rounds.anchor
 
     @property

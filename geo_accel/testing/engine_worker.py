@@ -87,6 +87,7 @@ def moving(settings: dict, steps: int) -> dict:
         nudge(model, seed=100 * step + session.topology.site_index, scale=0.1)
         drift += vector(model) - before
         engine.step()
+    engine.settle()  # until then the background thread may be writing the anchor
     anchors_before = engine.anchor.clone()
     statistics = model[1][1].running_mean
     statistics.fill_(float(session.topology.site_index))

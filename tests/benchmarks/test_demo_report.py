@@ -49,11 +49,17 @@ def test_draws_all_panels(tmp_path):
         ]
         for i, method in enumerate(METHODS)
     }
-    plan = {"period": 5, "delay": 1, "codec": "bf16", "schedule": "stream"}
+    plan = {
+        "period": 5,
+        "delay": 1,
+        "codec": "bf16",
+        "schedule": "stream",
+        "starts": [[[0, slot, 5]] for slot in range(5)],
+    }
     for rank in range(2):
         write_trace(tmp_path / f"rank-{rank}.trace.json", rank)
     course = Course(runs=runs, plan=plan, notes=[])
-    draw(tmp_path / "report.png", setting, course, {m: measure(runs[m], 6, 5) for m in METHODS}, tmp_path)
+    draw(tmp_path / "report.png", setting, 10**6, course, {m: measure(runs[m], 6, 5) for m in METHODS}, tmp_path)
     picture = imread(tmp_path / "report.png")
     assert picture.shape[0] > 800 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
 
@@ -75,7 +81,7 @@ def write_trace(path, rank):
         start = 1e6 + 1e5 * step + 300 * rank
         events.append({"ph": "X", "cat": "step", "name": f"step {step}", "ts": start, "dur": 9e4, "args": {}})
         if step > 4:
-            details = {"due": step, "pieces": [[0, 0, 1]]}
+            details = {"pieces": [[0, (step - 5) % 5, 5]]}
             events.append({"ph": "X", "cat": "transfer", "name": "h.0", "ts": start, "dur": 8e4, "args": details})
         if step == 9:
             events.append({"ph": "X", "cat": "wait", "name": "h.0", "ts": start + 9e4, "dur": 1e4, "args": {}})

@@ -1,0 +1,44 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The files for `accelerate launch --config_file`."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "accelerate"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_there_is_one_for_each_site_and_for_the_lab():
+    assert [path.stem for path in FILES] == ["cpu_lab", "cpu_lab_bf16", "gpu_site_a", "gpu_site_b"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_accelerate_reads_it(path):
+    config = load_config_from_file(str(path))
+    assert isinstance(config, ClusterConfig)
+    values = yaml.safe_load(path.read_text())
+    assert values["num_processes"] % values["num_machines"] == 0
+    parser = launch_command_parser()
+    arguments, _, _ = _validate_launch_command(parser.parse_args(["--config_file", str(path), "script.py"]))
+    for key in ("num_machines", "machine_rank", "num_processes", "main_process_ip", "mixed_precision", "use_cpu"):
+        assert getattr(arguments, key) == values[key], key
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_key_is_explained(path):
+    lines = path.read_text().splitlines()
+    keys = [i for i, line in enumerate(lines) if line and not line.startswith("#")]
+    assert keys and all(lines[i - 1].startswith("# ") for i in keys)
+
+
+def test_the_files_of_a_pair_differ_in_one_key():
+    def differing(one, other):
+        a, b = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in (one, other))
+        return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+
+    assert differing("gpu_site_a", "gpu_site_b") == {"machine_rank"}
+    assert differing("cpu_lab", "cpu_lab_bf16") == {"mixed_precision"}

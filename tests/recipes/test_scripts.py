@@ -1,0 +1,143 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Both recipes as a user starts them: whole runs, in processes of their own, whose results load and generate."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from geo_accel.testing.launch import run_workers
+
+ROOT = Path(__file__).parents[2]
+TRAINER, NO_TRAINER = "finetune_clm", "finetune_clm_no_trainer"
+TINY = (
+    "--model_type gpt2 --config_overrides n_layer=2,n_embd=32,n_head=2 --vocab_size 300 --block_size 32 "
+    "--max_train_samples 96 --max_eval_samples 21 --learning_rate 1e-3 --output_dir out"
+)
+STEPS = {
+    TRAINER: "--do_train --do_eval --use_cpu --disable_tqdm true --max_steps",
+    NO_TRAINER: "--max_train_steps",
+}
+LAST_CHECKPOINT = {TRAINER: "--save_steps 4", NO_TRAINER: "--checkpointing_steps 4"}
+FIXED_PLAN = '{"sync": {"period": 2, "delay": 1, "schedule": "equal"}, "compression": {"codec": "fp32"}}'
+
+
+def start(script, arguments, folder):
+    """Run a script as a file, from another directory; its exit code, output and errors."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    command = [sys.executable, str(ROOT / "recipes" / f"{script}.py"), *arguments.split()]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=None):
+    """Run a script on two sites; exit codes and outputs by rank."""
+    monkeypatch.chdir(folder)
+    ended = run_workers(
+        [f"recipes.{script}", *arguments.split()],
+        sites=sites,
+        per_rank=per_rank,
+        timeout_s=150,
+        environ={"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf")},
+    )
+    return [process.returncode for process in ended], [process.output for process in ended]
+
+
+def generated(folder):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("The class", return_tensors="pt")
+    tokens = model.generate(**prompt, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    assert tokens.shape[1] == prompt["input_ids"].shape[1] + 5
+    return tokenizer.decode(tokens[0])
+
+
+@pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
+def test_one_process_trains_evaluates_and_saves(tmp_path, script):
+    code, _, errors = start(script, f"{TINY} {STEPS[script]} 6", tmp_path)
+    assert code == 0, errors
+    assert "geo_accel is off" in errors
+    assert generated(tmp_path / "out").startswith("The class")
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert 3 < results["eval_loss"] < 6 and results["perplexity"] == pytest.approx(
+        2.71828 ** results["eval_loss"], 1e-3
+    )
+    assert "eval_accuracy" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_both_recipes_are_the_same_training(tmp_path):
+    """Without dropout and shuffling differences there is one step to compare: the first, and its evaluation."""
+    losses = []
+    for script in (TRAINER, NO_TRAINER):
+        arguments = TINY.replace("n_head=2", "n_head=2,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0")
+        arguments = arguments.replace("--max_train_samples 96", "--max_train_samples 8")
+        code, _, errors = start(script, f"{arguments} {STEPS[script]} 1", tmp_path)
+        assert code == 0, errors
+        results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+        losses.append((results["train_loss"], results["eval_loss"], results["eval_accuracy"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
+def test_two_sites_train_on_private_text_with_lora(tmp_path, monkeypatch, script):
+    start(NO_TRAINER, f"{TINY.replace('--output_dir out', '--output_dir base')} --max_train_steps 1", tmp_path)
+    words = ["alpha beta gamma ", "one two three "]
+    for site, text in enumerate(words):
+        (tmp_path / f"train-{site}.txt").write_text((text * 20 + "\n") * (20 + 20 * site))
+    (tmp_path / "validation.txt").write_text("".join(words) * 60)
+    arguments = (
+        "--model_name_or_path base --private_data --train_file train-{site}.txt --validation_file validation.txt "
+        f"--lora_r 2 --block_size 32 --output_dir out {STEPS[script]} 6"
+    )
+    codes, outputs = start_sites(script, arguments, tmp_path, monkeypatch)
+    assert codes == [0, 0], outputs
+    assert generated(tmp_path / "out") and (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| sites | site0, site1 |" in card and "| steps | 6 |" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_went_on(tmp_path, monkeypatch, script):
+    (tmp_path / "geo.json").write_text(FIXED_PLAN)
+    # 96 blocks over 2 ranks in batches of 8 are epochs of 6 steps: the run goes over an epoch's end.
+    arguments = f"{TINY} --geo_config geo.json {STEPS[script]} 8 {LAST_CHECKPOINT[script]}"
+    codes, outputs = start_sites(script, arguments, tmp_path, monkeypatch)
+    assert codes == [0, 0], outputs
+    (tmp_path / "out").rename(tmp_path / "whole")
+    checkpoint = "whole/checkpoint-4" if script == TRAINER else "whole/step_4"
+    codes, outputs = start_sites(script, f"{arguments} --resume_from_checkpoint {checkpoint}", tmp_path, monkeypatch)
+    assert codes == [0, 0], outputs
+    whole, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "out"))
+    assert whole == resumed
+
+
+@pytest.mark.slow
+def test_sites_that_were_given_different_text_stop_before_the_first_step(tmp_path, monkeypatch):
+    for site in range(2):
+        (tmp_path / f"train-{site}.txt").write_text(f"site {site} has this line\n" * 200)
+    start(NO_TRAINER, f"{TINY.replace('--output_dir out', '--output_dir base')} --max_train_steps 1", tmp_path)
+    arguments = "--model_name_or_path base --train_file train-{site}.txt --block_size 32 --max_train_steps 4"
+    codes, outputs = start_sites(NO_TRAINER, arguments, tmp_path, monkeypatch)
+    assert codes == [2, 2]
+    for output in outputs:
+        assert "error: the training data of rank(s) 1 differs from that of rank 0" in output
+        assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "complaint"),
+    [
+        (TRAINER, "--model_type gpt2 --do_train --use_cpu --train_file none.txt", "none.txt: no such file"),
+        (NO_TRAINER, "--model_type gpt2 --block_size 2000", "longer than the model's context of 1024 tokens"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path, script, arguments, complaint):
+    code, _, errors = start(script, arguments, tmp_path)
+    assert code == 2
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and complaint in errors
