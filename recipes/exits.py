@@ -40,7 +40,9 @@ def user_errors() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
+    """The message of an error on one line, the problems of a ConfigError one after the other."""
+    if isinstance(error, ConfigError):
+        return "; ".join(" ".join(problem.split()) for problem in error.problems)
     return " ".join(str(error).split()) or type(error).__name__
 
 

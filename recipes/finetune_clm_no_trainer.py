@@ -130,7 +130,7 @@ def run(arguments: Sequence[str]) -> None:
         progress = tqdm(
             total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process, desc="steps"
         )
-        results, step, losses = {}, first_step, []
+        results, step, losses = {}, first_step, MeanLoss()
         model.train()
         batches = endless_batches(accelerator, train_loader, first_step, loop.gradient_accumulation_steps)
         while step < max_steps:
@@ -142,7 +142,7 @@ def run(arguments: Sequence[str]) -> None:
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-            losses.append(loss.detach())
+            losses.add(loss.detach())
             synced = accelerator.sync_gradients
             if geo is not None:
                 geo.step()
@@ -152,8 +152,7 @@ def run(arguments: Sequence[str]) -> None:
             progress.update(1)
             epoch_ends = step % steps_per_epoch == 0
             if epoch_ends or step == max_steps:
-                results["train_loss"] = accelerator.gather(torch.stack(losses).mean()).mean().item()
-                losses.clear()
+                results["train_loss"] = accelerator.gather(losses.take()).mean().item()
                 if metric is not None:
                     if geo is not None:
                         geo.flush()
@@ -255,6 +254,21 @@ def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, 
         {"params": [parameter for parameter in trainable if parameter.dim() >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if parameter.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+class MeanLoss:
+    """Mean of the micro-batches' losses since it was last taken, added up where they are, without waiting for them."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        self._sum, self._count = self._sum + loss, self._count + 1
+
+    def take(self) -> torch.Tensor:
+        mean = self._sum / self._count
+        self._sum, self._count = 0.0, 0
+        return mean
 
 
 def geo_sync(

@@ -11,11 +11,11 @@ SHARED = (ModelArguments, DataTrainingArguments, GeoArguments)
 
 
 def test_arguments_from_the_command_line():
-    model, data, geo = parse_arguments(
-        SHARED,
+    line = (
         "--model_type gpt2 --config_overrides n_layer=2,n_embd=32 --block-size 64 --no_keep_linebreaks "
-        "--lora_r 4 --lora_target_modules c_attn c_proj --private_data --train_file t-{site}.txt".split(),
+        "--lora_r 4 --lora_target_modules c_attn c_proj --private_data --train_file t-{site}.txt"
     )
+    model, data, geo = parse_arguments(SHARED, line.split())
     assert (model.model_type, model.config_overrides) == ("gpt2", "n_layer=2,n_embd=32")
     assert model.lora_target_modules == ["c_attn", "c_proj"]
     assert (data.block_size, data.keep_linebreaks, data.train_file) == (64, False, "t-{site}.txt")

@@ -26,7 +26,7 @@ def set_up(arguments):
     [
         (lambda arguments: None, 0, ""),
         (set_up, 2, "error: invalid literal"),
-        (ending(ConfigError("sync.period: 0\n  must be positive")), 2, "error: sync.period: 0 must be positive"),
+        (ending(ConfigError(["sync.period: 0", "sync.mode: x"])), 2, "error: sync.period: 0; sync.mode: x"),
         (ending(SiteLostError("site b fell silent")), 3, "site lost: site b fell silent"),
         (lambda arguments: load_config({"snyc": {}}), 2, "error: "),
     ],

@@ -11,6 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from geo_accel.testing.launch import run_workers
+from recipes.model import fresh_model
+from recipes.tokenizer import train_byte_level_bpe
 
 ROOT = Path(__file__).parents[2]
 TRAINER, NO_TRAINER = "finetune_clm", "finetune_clm_no_trainer"
@@ -45,6 +47,13 @@ def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=N
         environ={"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf")},
     )
     return [process.returncode for process in ended], [process.output for process in ended]
+
+
+def save_base(folder):
+    """A model with its tokenizer, for runs that start from one."""
+    tokenizer = train_byte_level_bpe(["some text to learn from"], vocab_size=270)
+    fresh_model("gpt2", "n_layer=2,n_embd=32,n_head=2", tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def generated(folder):
@@ -85,7 +94,7 @@ def test_both_recipes_are_the_same_training(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
 def test_two_sites_train_on_private_text_with_lora(tmp_path, monkeypatch, script):
-    start(NO_TRAINER, f"{TINY.replace('--output_dir out', '--output_dir base')} --max_train_steps 1", tmp_path)
+    save_base(tmp_path / "base")
     words = ["alpha beta gamma ", "one two three "]
     for site, text in enumerate(words):
         (tmp_path / f"train-{site}.txt").write_text((text * 20 + "\n") * (20 + 20 * site))
@@ -121,7 +130,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_went_on(tmp_path, monkeypa
 def test_sites_that_were_given_different_text_stop_before_the_first_step(tmp_path, monkeypatch):
     for site in range(2):
         (tmp_path / f"train-{site}.txt").write_text(f"site {site} has this line\n" * 200)
-    start(NO_TRAINER, f"{TINY.replace('--output_dir out', '--output_dir base')} --max_train_steps 1", tmp_path)
+    save_base(tmp_path / "base")
     arguments = "--model_name_or_path base --train_file train-{site}.txt --block_size 32 --max_train_steps 4"
     codes, outputs = start_sites(NO_TRAINER, arguments, tmp_path, monkeypatch)
     assert codes == [2, 2]
