@@ -25,12 +25,14 @@ from benchmarks.demo.progress import Bars
 from benchmarks.demo.report import draw
 from benchmarks.demo.runs import RunFailed
 from benchmarks.demo.setting import FULL, METHODS, QUICK, Setting
-from benchmarks.demo.summary import summarise
+from benchmarks.demo.summary import machine, summarise
 from benchmarks.demo.tables import results_table, targets_table
 from geo_accel.lab import why_unavailable
 
 RESULTS = Path("runs/demo")
 _PROMPT = "The class"
+# Above this load average other work takes part of the cores that the sites need.
+_QUIET_LOAD = 0.5
 
 
 def main() -> int:
@@ -62,7 +64,7 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     Results of an earlier demo are removed first, so that none is taken for this one's. Raises RunFailed, and
     ValueError where the lab cannot give the network that is asked for.
     """
-    began = time.monotonic()
+    began, place = time.monotonic(), machine()
     work = results / "work"
     for folder in (work, results / "model"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -78,11 +80,14 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     )
     with Bars(console) as bars:
         course = compare(setting, work, bars, began)
+    load = place["load_average"][0]
+    if load > _QUIET_LOAD:
+        course.notes.append(f"this machine was busy when the demo began (load {load:.1f}): its figures are disturbed")
     period = course.plan["period"]
     figures = {method: measure(course.runs[method], setting.warmup, period) for method in METHODS}
     shutil.move(work / "model", results / "model")
     material.tokenizer.save_pretrained(results / "model")
-    summary = summarise(setting, material, course, figures, time.monotonic() - began)
+    summary = summarise(setting, material, course, figures, place, time.monotonic() - began)
     (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
     plan, geo = course.plan, summary["geo"]

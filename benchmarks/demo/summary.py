@@ -18,9 +18,17 @@ from geo_accel.version import __version__
 
 
 def summarise(
-    setting: Setting, material: Material, course: Course, figures: Mapping[str, Figures], duration_s: float
+    setting: Setting,
+    material: Material,
+    course: Course,
+    figures: Mapping[str, Figures],
+    place: Mapping[str, object],
+    duration_s: float,
 ) -> dict:
-    """The summary, ready for JSON. Seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second."""
+    """The summary, ready for JSON; `place` is what `machine` said when the demo began.
+
+    Seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second.
+    """
     step_s = {method: figures[method].step_s for method in METHODS}
     geo = course.runs["geo"][0].recordings[0]["geo"]
     return {
@@ -53,7 +61,7 @@ def summarise(
             for run in sorted((run for runs in course.runs.values() for run in runs), key=lambda run: run.began)
         ],
         "notes": course.notes,
-        "machine": machine(),
+        "machine": dict(place),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": "python -m benchmarks.demo",
         "duration_s": duration_s,
@@ -61,7 +69,7 @@ def summarise(
 
 
 def machine() -> dict:
-    """Processor, cores that may be used, load, and versions."""
+    """Processor, cores that may be used, load averages over 1, 5 and 15 minutes, and versions."""
     packages = ("torch", "transformers", "accelerate", "tokenizers")
     return {
         "cpu": _processor(),

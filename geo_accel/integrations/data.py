@@ -5,7 +5,8 @@ from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher
 from accelerate.utils import synchronize_rng_states
 from torch.utils.data import DataLoader
 
-from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.integrations.session import ConfigSource, find_sites
+from geo_accel.topology import Topology
 
 
 def sample_order_is_agreed(loader: DataLoader) -> None:
@@ -33,17 +34,18 @@ def shard_in_site(loader: DataLoader, config: ConfigSource = None) -> DataLoader
     lengths: train for a number of steps, the same everywhere. Raises ValueError for iterable data sets, which the
     data set itself has to split.
     """
-    session = connect(config)
-    return loader if session is None else deal_in_site(loader, session)
+    sites = find_sites(config)
+    return loader if sites is None else deal_in_site(loader, sites.topology)
 
 
-def deal_in_site(loader: DataLoader, session: Session) -> DataLoader:
+def deal_in_site(loader: DataLoader, topology: Topology) -> DataLoader:
+    """`shard_in_site` for sites that are known already."""
     sampler = loader.batch_sampler
     if not isinstance(sampler, BatchSamplerShard):
         raise ValueError(
             f"site-private data needs a prepared map-style dataloader, not {type(loader).__name__} with "
             f"{type(sampler).__name__}: split an iterable data set by rank inside the site yourself."
         )
-    sampler.num_processes = len(session.topology.site.ranks)
-    sampler.process_index = session.topology.local_index
+    sampler.num_processes = len(topology.site.ranks)
+    sampler.process_index = topology.local_index
     return loader

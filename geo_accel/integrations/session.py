@@ -52,19 +52,27 @@ class Session:
         return int(os.environ.get("LOCAL_RANK", self.topology.local_index)) == 0
 
 
-def connect(config: ConfigSource) -> Session | None:
-    """Connects this rank to its site and its peers. Collective.
+@dataclass(slots=True, kw_only=True)
+class Sites:
+    """What is known before anything is connected."""
+
+    config: GeoConfig
+    topology: Topology
+    control: ControlPlane
+    deadline_s: float
+
+
+def find_sites(config: ConfigSource) -> Sites | None:
+    """Agrees with all ranks on which of them form sites. Collective.
 
     Returns None, and says so, where there is nothing to synchronise: one process, or one site. Raises ConfigError for
-    a bad config, ValueError for sites that do not fit the ranks, SiteLostError naming ranks that cannot be reached.
+    a bad config, ValueError for sites that do not fit the ranks, SiteLostError naming ranks that do not come.
     """
     settings = load_config(config)
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         _say("geo_accel is off: this is a single process. Launch one or more per site to train across sites.")
         return None
     check_privacy(settings.resilience.allow_public_plaintext)
-    if settings.link.interface != "auto":
-        os.environ["GLOO_SOCKET_IFNAME"] = settings.link.interface
     deadline = settings.resilience.round_timeout_s
     deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -82,15 +90,28 @@ def connect(config: ConfigSource) -> Session | None:
         )
         return None
     control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
-    transport = GlooTransport(topology, deadline)
+    return Sites(config=settings, topology=topology, control=control, deadline_s=deadline)
+
+
+def connect(config: ConfigSource) -> Session | None:
+    """Connects this rank to its site and its peers. Collective.
+
+    Returns and raises what `find_sites` does; SiteLostError also for peers whose ports cannot be reached.
+    """
+    sites = find_sites(config)
+    if sites is None:
+        return None
+    if sites.config.link.interface != "auto":
+        os.environ["GLOO_SOCKET_IFNAME"] = sites.config.link.interface
+    transport = GlooTransport(sites.topology, sites.deadline_s)
     # Collective over the world: every rank makes every site's group, in site order.
-    groups = [dist.new_group(site.ranks) for site in topology.sites]
+    groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
     return Session(
-        config=settings,
-        topology=topology,
-        control=control,
+        config=sites.config,
+        topology=sites.topology,
+        control=sites.control,
         transport=transport,
-        site_group=groups[topology.site_index],
+        site_group=groups[sites.topology.site_index],
     )
 
 

@@ -180,7 +180,7 @@ def _deal_privately(trainer: Trainer, session: Session) -> None:
 
     @functools.wraps(get_train_dataloader)
     def in_site(*args, **kwargs):
-        return deal_in_site(get_train_dataloader(*args, **kwargs), session)
+        return deal_in_site(get_train_dataloader(*args, **kwargs), session.topology)
 
     trainer.get_train_dataloader = in_site
     args = trainer.args
