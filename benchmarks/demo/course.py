@@ -1,9 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The course of the demo: which runs, in which order, and what each is told.
 
-geo_accel goes first, because LocalSGD gets the period that geo_accel chose. Where time allows, no communication and
-geo_accel are run once more in the opposite order (A B ... B A), so that a machine that slowly gets faster or slower
-favours neither.
+geo_accel goes first, because LocalSGD gets the period that geo_accel chose. Then, as often as time allows, no
+communication and geo_accel are run again, shortly and in alternating order, because the speed of a machine drifts and
+their ratio is what the demo is about.
 """
 
 import time
@@ -15,6 +15,8 @@ from benchmarks.demo.progress import Bars
 from benchmarks.demo.runs import Run, run_method
 from benchmarks.demo.setting import METHODS, Setting
 
+# The lab measures its links before each run, in seconds.
+_PROBE_S = 4.0
 # Reading the results, drawing and generating at the end, in seconds.
 _ENDING_S = 20.0
 
@@ -37,11 +39,13 @@ def compare(setting: Setting, folder: Path, bars: Bars, began: float) -> Course:
     Leaves geo_accel's trained model in `folder`/model and its traces in `folder`/trace. Raises as `run_method` does.
     """
     first = ["geo", "none", "ddp", "local_sgd"]
-    again = {"none-again": "none", "geo-again": "geo"} if setting.repeat else {}
+    # B A A B B A: whatever drifts evenly meets both alike.
+    pairs = [("none", "geo") if number % 2 else ("geo", "none") for number in range(1, setting.pairs + 1)]
+    labels = {(method, number): f"{method}-{number + 2}" for number, pair in enumerate(pairs) for method in pair}
     for method in first:
         bars.plan(method, method, METHODS[method], setting.steps)
-    for label, method in again.items():
-        bars.plan(label, method, f"{METHODS[method]}, again", setting.steps)
+    for (method, number), label in labels.items():
+        bars.plan(label, method, f"{METHODS[method]}, run {number + 2}", setting.pair_steps)
 
     def run(method: str, label: str, steps: int, **how: object) -> Run:
         on_step = bars.begin(label, steps)
@@ -56,23 +60,29 @@ def compare(setting: Setting, folder: Path, bars: Bars, began: float) -> Course:
     for method in first[1:]:
         runs[method] = [run(method, method, steps, period=plan["period"] if method == "local_sgd" else None)]
     notes = sorted({note for one in runs.values() for note in one[0].notes})
-    if not again:
-        return Course(runs=runs, plan=plan, notes=notes)
-    pair_s = sum(runs[method][0].duration_s + 5 for method in again.values())
-    if time.monotonic() - began + pair_s + _ENDING_S > setting.budget_s:
-        for label in again:
-            bars.drop(label)
-        notes.append("the second runs of no communication and geo_accel were left out for lack of time")
-        return Course(runs=runs, plan=plan, notes=notes)
-    pair = {
-        "none": run("none", "none-again", steps),
-        "geo": run("geo", "geo-again", steps, geo_config=as_config(plan)),
-    }
-    if pair["geo"].recordings[0]["geo"]["plan"]["starts"] == plan["starts"]:
-        for method, one in pair.items():
+
+    pair_steps = max(setting.pair_steps, setting.warmup + 2 * plan["period"])
+    pair_s = sum(runs[method][0].duration_s + _PROBE_S for method in ("none", "geo"))
+    for number, pair in enumerate(pairs):
+        if time.monotonic() - began + pair_s + _ENDING_S > setting.budget_s:
+            for left in range(number, len(pairs)):
+                for method in pair:
+                    bars.drop(labels[method, left])
+            notes.append(f"{len(pairs) - number} of {len(pairs)} repetitions were left out for lack of time")
+            break
+        begun = time.monotonic()
+        again = {
+            method: run(
+                method, labels[method, number], pair_steps, geo_config=as_config(plan) if method == "geo" else None
+            )
+            for method in pair
+        }
+        pair_s = time.monotonic() - begun
+        if again["geo"].recordings[0]["geo"]["plan"]["starts"] != plan["starts"]:
+            notes.append("a repetition does not count: its plan was not the first one")
+            continue
+        for method, one in again.items():
             runs[method].append(one)
-    else:
-        notes.append("the second runs of no communication and geo_accel do not count: the plan was not the same")
     return Course(runs=runs, plan=plan, notes=notes)
 
 
@@ -92,4 +102,4 @@ def _told(run: Run, warmup: int) -> str:
         steps.append(median(b - a for a, b in zip(boundaries[warmup:-1], boundaries[warmup + 1 :], strict=True)))
     count = len(run.recordings[0]["losses"])
     line = f"{METHODS[run.method]}: {count} steps in {run.duration_s:.0f} s, median step {max(steps):.3f} s"
-    return line + (" (again)" if run.label != run.method else "")
+    return line

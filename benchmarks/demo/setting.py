@@ -19,14 +19,16 @@ _FILE = "setting.json"
 class Setting:
     """The job. Workers read it from a file, so that no two runs can differ."""
 
-    steps: int = 74
+    steps: int = 70
     """Optimizer steps of every run; more where `window` would not fit."""
     warmup: int = 14
     """First steps that are not timed, for all methods: in the first ten geo_accel measures and plans."""
-    repeat: bool = True
-    """Whether geo_accel and no communication are run once more at the end, because a machine's speed drifts."""
+    pairs: int = 3
+    """How often no communication and geo_accel are run once more, shortly, because a machine's speed drifts."""
+    pair_steps: int = 44
+    """Optimizer steps of each of those runs; more where two periods would not fit behind the warm-up."""
     budget_s: float = 720.0
-    """What the whole demo may take, in seconds; the repetition is left out where it would not fit."""
+    """What the whole demo may take, in seconds; pairs that would not fit are left out."""
     bandwidth_mbps: float = 100.0
     """What each site may send, in 10**6 bits per second."""
     sites: int = 2
@@ -36,7 +38,7 @@ class Setting:
     vocabulary: int = 8192
     block: int = 64
     """Tokens per example."""
-    batch: int = 5
+    batch: int = 6
     """Examples per site and step."""
     learning_rate: float = 5e-4
     lr_warmup: int = 15
@@ -85,4 +87,4 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(steps=24, warmup=10, repeat=False, budget_s=240.0)
+QUICK = Setting(steps=24, warmup=10, pairs=0, budget_s=240.0)

@@ -16,7 +16,7 @@ from geo_accel.sync.masters import PlainMasters, add, assign, gather
 from geo_accel.sync.outer import Mean, OuterStep
 from geo_accel.sync.staging import Staging
 from geo_accel.sync.trace import Trace
-from geo_accel.transport.exchange import EXCHANGES
+from geo_accel.transport.exchange import EXCHANGES, Scratch
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.wire.codec import get_codec
 
@@ -46,7 +46,8 @@ class Rounds:
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
-        self._layouts: dict[tuple[Piece, ...], tuple] = {}
+        self._layouts: dict[tuple[Piece, ...], _Layout] = {}
+        self._scratch = Scratch()
         self.anchor = torch.empty(0)
 
     def reset_anchor(self) -> None:
@@ -157,30 +158,29 @@ class Rounds:
         return self._staging.upload(result)
 
     def _agree(self, layout, host, codec, exchange, outer, replaces) -> torch.Tensor:
-        """The exchange and the new anchor; returns what is added to (or replaces) the weights."""
+        """The exchange and the new anchor; leaves in `host` what is added to (or replaces) the weights."""
         spans, offset = [], 0
         for lo, hi in layout.ranges:
             spans.append((slice(offset, offset + hi - lo), lo, hi))
             offset += hi - lo
         for span, lo, hi in spans:
             host[span].sub_(self.anchor[lo:hi])
-        agreement = EXCHANGES[exchange](self._transport, get_codec(codec), host)
-        result = agreement.mean
+        agreement = EXCHANGES[exchange](self._transport, get_codec(codec), host, self._scratch)
         for span, lo, hi in spans:
             change = outer.step(agreement.mean[span], lo, hi)
             self.anchor[lo:hi].add_(change)
             if replaces:
-                result[span].copy_(self.anchor[lo:hi])
+                host[span].copy_(self.anchor[lo:hi])
             else:
-                torch.sub(change, agreement.said[span], out=result[span])
-        return result
+                torch.sub(change, agreement.said[span], out=host[span])
+        return host
 
     @torch.no_grad()
     def _average_buffers(self, buffers: list[torch.Tensor]) -> None:
         topology = self._topology
         flat = torch.cat([buffer.detach().float().cpu().view(-1) for buffer in buffers])
         if topology.carries and topology.local_index == 0:
-            flat = EXCHANGES["direct"](self._transport, get_codec("fp32"), flat).mean
+            flat = EXCHANGES["direct"](self._transport, get_codec("fp32"), flat, self._scratch).mean.clone()
         self._transport.broadcast_in_site(flat)
         for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))

@@ -17,8 +17,8 @@ class Codec(Protocol):
     def encoded_bytes(self, numel: int) -> int:
         """Exact payload size, in bytes, of `numel` elements."""
 
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
-        """Flat fp32 to a flat uint8 payload; may share memory with `values`."""
+    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Flat fp32 to a flat uint8 payload: in `out`, of its exact size, or as another view of `values`."""
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
@@ -34,7 +34,7 @@ class Fp32:
     def encoded_bytes(self, numel: int) -> int:
         return 4 * numel
 
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
+    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return values.view(torch.uint8)
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -51,8 +51,9 @@ class Bf16:
     def encoded_bytes(self, numel: int) -> int:
         return 2 * numel
 
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
-        return values.to(torch.bfloat16).view(torch.uint8)
+    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        out.view(torch.bfloat16).copy_(values)
+        return out
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return out.copy_(payload.view(torch.bfloat16))
