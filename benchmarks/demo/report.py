@@ -52,8 +52,8 @@ def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
     names = list(METHODS.values())
     steps = [figures[method].step_s for method in METHODS]
     spread = [
-        [figures[method].step_s - figures[method].low_s for method in METHODS],
-        [figures[method].high_s - figures[method].step_s for method in METHODS],
+        [max(0.0, figures[method].step_s - figures[method].low_s) for method in METHODS],
+        [max(0.0, figures[method].high_s - figures[method].step_s) for method in METHODS],
     ]
     axes.barh(names, steps, xerr=spread, color=[COLOURS[method] for method in METHODS], error_kw={"lw": 1})
     for row, method in enumerate(METHODS):
@@ -64,7 +64,7 @@ def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
         axes.text(max(one.step_s, one.high_s), row, text, va="center")
     axes.invert_yaxis()
     axes.set_xlim(0, max(figures[method].high_s for method in METHODS) * 1.38)
-    axes.set_xlabel("seconds per step (median over periods; line: quartiles)")
+    axes.set_xlabel("seconds per step (median; line: quartiles of periods)")
     axes.set_title("Step time")
 
 

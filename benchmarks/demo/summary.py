@@ -41,6 +41,7 @@ def summarise(
         "speedup_over_local_sgd": {method: step_s["local_sgd"] / seconds for method, seconds in step_s.items()},
         "targets": [{**asdict(one), "held": one.held} for one in targets(figures)],
         "step_s_quartiles": {method: [figures[method].low_s, figures[method].high_s] for method in METHODS},
+        "step_s_by_run": {method: figures[method].runs_s for method in METHODS},
         "timed_periods": {method: figures[method].periods for method in METHODS},
         "geo": {key: value for key, value in geo.items() if key != "plan"},
         "setting": {

@@ -13,7 +13,7 @@ from geo_accel.plan.plan import Plan
 from geo_accel.profile.link import Link
 
 # A round shares cores and link with everything else: aim to fill this much of its window.
-FILL = 0.88
+FILL = 0.85
 # What blocking synchronisation may cost when the period is ours to choose.
 BLOCKING_SHARE = 0.1
 # What the codecs of wire/ need, known here without torch.

@@ -54,10 +54,11 @@ def test_the_slower_site_counts():
     assert measure([make_run([[0.5] * 6, [0.75] * 6])], warmup=0, period=2).step_s == pytest.approx(0.75)
 
 
-def test_periods_of_all_runs_count():
-    runs = [make_run([[1.0] * 4] * 2), make_run([[2.0] * 8] * 2)]
+def test_every_run_counts_alike_however_long():
+    runs = [make_run([[2.0] * 40] * 2), make_run([[1.0] * 4] * 2), make_run([[1.2] * 4] * 2)]
     one = measure(runs, warmup=0, period=2)
-    assert one.periods == 6 and one.step_s == pytest.approx(2.0) and one.low_s == pytest.approx(1.25)
+    assert one.runs_s == pytest.approx([2.0, 1.0, 1.2]) and one.step_s == pytest.approx(1.2)
+    assert one.periods == 24 and one.low_s == one.high_s == pytest.approx(2.0)
 
 
 def test_bytes_are_a_mean_over_sites_and_whole_periods():
