@@ -2,7 +2,6 @@
 """What every integration does first: find the sites, connect them, keep the rest of training inside the site."""
 
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -21,8 +20,6 @@ from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
 from geo_accel.transport.gloo import GlooTransport, check_privacy
 from geo_accel.transport.store import ControlPlane
-
-logger = logging.getLogger("geo_accel")
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
 DEFAULT_DEADLINE_S = 300.0
