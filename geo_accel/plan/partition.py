@@ -1,30 +1,32 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Schedules: how a model's units are shared out over the steps of a period."""
+"""Schedules that need no times: how a model's units are shared out over the steps of a period."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from geo_accel.plan.plan import Piece
 
-Starts = tuple[tuple[Piece, ...], ...]
+Sets = tuple[tuple[Piece, ...], ...]
+"""Per step of the period, what is sent there; empty where nothing is."""
 
 
-def full(sizes: Sequence[int], period: int) -> Starts:
-    """Everything in the last step of the period: local SGD."""
-    return ((),) * (period - 1) + (tuple(Piece(unit) for unit in range(len(sizes))),)
+def full(count: int, period: int) -> Sets:
+    """All `count` units in the last step of the period: local SGD."""
+    return contiguous([0] * (period - 1) + [count])
 
 
-def equal(sizes: Sequence[int], period: int) -> Starts:
-    """Contiguous sets of equal numbers of units (ENP, arXiv:2502.11058); the first sets are the larger ones."""
-    base, extra = divmod(len(sizes), period)
-    starts, unit = [], 0
-    for step in range(period):
-        count = base + (step < extra)
-        starts.append(tuple(Piece(u) for u in range(unit, unit + count)))
-        unit += count
-    return tuple(starts)
+def equal(count: int, period: int) -> Sets:
+    """Contiguous sets of equal numbers of units (ENP, arXiv:2502.11058): ceil(count / period) while they last."""
+    size = -(-count // period)
+    return contiguous([min(count, size * (step + 1)) for step in range(period)])
 
 
-def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Starts:
+def contiguous(ends: Sequence[int]) -> Sets:
+    """Whole units; `ends` are the past-the-last units of the sets."""
+    return tuple(tuple(Piece(unit) for unit in range(first, stop)) for first, stop in pairwise([0, *ends]))
+
+
+def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Sets:
     """Bytes balanced over the period: the largest round is as small as contiguous sets allow.
 
     `rounds` sets (default: one per step), spread evenly over the period. Units larger than a sixteenth of a round are
@@ -35,7 +37,7 @@ def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Star
     grain = max(1, sum(sizes) // (rounds * 16))
     pieces = []
     for unit, size in enumerate(sizes):
-        parts = -(-size // grain)
+        parts = max(1, -(-size // grain))
         pieces += [(Piece(unit, part, parts), size / parts) for part in range(parts)]
     sets = _min_max(pieces, rounds)
     starts: list[tuple[Piece, ...]] = [()] * period
@@ -65,6 +67,3 @@ def _min_max(pieces: Sequence[tuple[Piece, float]], rounds: int) -> list[list[Pi
         low, high = (low, middle) if len(fill(middle)) <= rounds else (middle, high)
     sets = fill(high * (1 + 1e-9))
     return sets + [[] for _ in range(rounds - len(sets))]
-
-
-SCHEDULES = {"full": full, "equal": equal, "stream": stream}

@@ -3,11 +3,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
-VERSION = 1
+from geo_accel.config import CODECS
+from geo_accel.profile.document import parse, read
+
+VERSION = 2
+MODES = ("stream", "backward", "blocking")
+EXCHANGES = ("direct", "two-shot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,60 +29,162 @@ class Piece:
         return length * self.part // self.parts, length * (self.part + 1) // self.parts
 
 
+Round = tuple[Piece, ...]
+"""What travels together, in backward order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The same on all ranks, checked by hash. Step k of a run is step `(k - adopted) % period` of the plan."""
+    """The same on all ranks, checked by hash. Step k of a run is step `(k - adopted) % period` of the plan.
+
+    Raises ValueError, in one line, where it would leave a unit out or send one that is still on its way.
+    """
 
     mode: str
     schedule: str
     period: int
     delay: int
-    """Steps between start and application of a round; 0 in mode "blocking"."""
+    """Steps between start and application of a round; 0 in the modes "blocking" and "backward"."""
     codec: str
     exchange: str
     """"direct" or "two-shot"."""
     units: tuple[tuple[str, int], ...]
     """Names and element counts, in backward order."""
-    starts: tuple[tuple[Piece, ...], ...]
-    """Per step of the period, the pieces that start there as one round; empty where nothing starts."""
+    rounds: tuple[tuple[Round, ...], ...]
+    """Per step of the period, the rounds that start there, in the order in which they cross the link."""
     reason: str = ""
     """Why this plan, for people."""
 
     def __post_init__(self) -> None:
-        if len(self.starts) != self.period:
-            raise ValueError(f"plan: {len(self.starts)} steps listed for a period of {self.period}.")
-        if self.delay > self.period:
-            raise ValueError(f"plan: delay {self.delay} exceeds the period {self.period}.")
-        covered: dict[int, set[tuple[int, int]]] = {}
-        for piece in (piece for step in self.starts for piece in step):
+        for key, allowed in (("mode", MODES), ("codec", CODECS), ("exchange", EXCHANGES)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"plan: {key} {getattr(self, key)!r} was found; allowed: {', '.join(allowed)}.")
+        for key, value in [("period", self.period), ("delay", self.delay), *self.units]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
+        if self.period < 1 or len(self.rounds) != self.period:
+            raise ValueError(f"plan: {len(self.rounds)} steps listed for a period of {self.period}.")
+        if self.mode != "stream" and self.delay != 0:
+            raise ValueError(f"plan: delay {self.delay} in mode {self.mode}, which applies within the step: use 0.")
+        if self.mode == "stream" and not 1 <= self.delay <= self.period:
+            raise ValueError(f"plan: delay {self.delay}; in mode stream it is at least 1 and at most {self.period}.")
+        if any(not members for step in self.rounds for members in step):
+            raise ValueError("plan: a round without units was found; leave it out.")
+        starts: dict[Piece, list[int]] = {}
+        for step, piece in self.pieces():
             if not 0 <= piece.unit < len(self.units) or not 0 <= piece.part < piece.parts:
                 raise ValueError(f"plan: there is no {piece} in a model of {len(self.units)} units.")
-            covered.setdefault(piece.unit, set()).add((piece.part, piece.parts))
+            starts.setdefault(piece, []).append(step)
+        cuts: dict[int, set[int]] = {}
+        for piece in starts:
+            cuts.setdefault(piece.unit, set()).add(piece.parts)
         for unit, (name, _) in enumerate(self.units):
-            parts = covered.get(unit, set())
-            if len({total for _, total in parts}) != 1 or len(parts) != next(iter(parts))[1]:
-                raise ValueError(f"plan: unit {name} is not synchronised whole and once per period.")
+            parts = cuts.get(unit, set())
+            if len(parts) != 1 or any(Piece(unit, part, *parts) not in starts for part in range(*parts)):
+                raise ValueError(f"plan: unit {name} is not synchronised whole in every period.")
+        for piece, steps in starts.items():
+            # From one start to the next, around the end of the period.
+            gaps = [b - a for a, b in zip(steps, [*steps[1:], steps[0] + self.period], strict=True)]
+            if min(gaps) < max(1, self.delay):
+                raise ValueError(
+                    f"plan: unit {self.units[piece.unit][0]} starts again {min(gaps)} steps after its last start, "
+                    f"before that is applied (delay {self.delay})."
+                )
+
+    def pieces(self) -> Iterator[tuple[int, Piece]]:
+        """Every piece with the step at which it starts, in the order of the plan."""
+        for step, rounds in enumerate(self.rounds):
+            for members in rounds:
+                for piece in members:
+                    yield step, piece
+
+    @property
+    def values_per_period(self) -> float:
+        """Elements that one rank puts into rounds in a period; more than the model's where rounds fill bubbles."""
+        return sum(self.units[piece.unit][1] / piece.parts for _, piece in self.pieces())
 
     def to_json(self) -> str:
-        fields = asdict(self)
-        fields["starts"] = [[[p.unit, p.part, p.parts] for p in step] for step in self.starts]
-        return json.dumps({"version": VERSION, **fields}, indent=1)
+        """Text for people and for `from_json`. A round is a list of unit names; "name[2:5/16]" is parts 2 to 4."""
+        names = [name for name, _ in self.units]
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        values["units"] = [list(unit) for unit in self.units]
+        values["rounds"] = [[_words(members, names) for members in step] for step in self.rounds]
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items() if key != "rounds"]
+        steps = ",\n".join(f"  {json.dumps(step)}" for step in values["rounds"])
+        return "{\n" + ",\n".join([f' "version": {VERSION}', *lines, f' "rounds": [\n{steps}\n ]']) + "\n}"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Raises ValueError for text that is no plan of this version."""
-        try:
-            fields: Mapping[str, Any] = json.loads(text)
-            if fields["version"] != VERSION:
-                raise ValueError(f"plan: version {fields['version']} is not {VERSION}.")
-            known = {key: value for key, value in fields.items() if key != "version"}
-            known["units"] = tuple((name, int(numel)) for name, numel in known["units"])
-            known["starts"] = tuple(tuple(Piece(*piece) for piece in step) for step in known["starts"])
-            return cls(**known)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"plan: not a plan ({type(error).__name__}: {error}).") from None
+        """Raises ValueError, in one line, for text that is no plan of this version."""
+
+        def build(found: dict) -> "Plan":
+            units = tuple((str(name), numel) for name, numel in found.pop("units"))
+            places = {name: unit for unit, (name, _) in enumerate(units)}
+            rounds = tuple(
+                tuple(tuple(piece for word in members for piece in _pieces(word, places)) for members in step)
+                for step in found.pop("rounds")
+            )
+            return cls(units=units, rounds=rounds, **found)
+
+        return parse("plan", text, VERSION, build)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the plan."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def same_course(self, other: "Plan") -> bool:
+        """Whether both run the same rounds in the same way, whatever their reasons."""
+        return all(getattr(self, s.name) == getattr(other, s.name) for s in fields(self) if s.name != "reason")
+
+    def require_units(self, units: Sequence[tuple[str, int]]) -> None:
+        """Raises ValueError where the plan is not for a model of these units (names and elements)."""
+        if self.units == tuple(units):
+            return
+        here = dict(units)
+        for name, numel in self.units:
+            if here.get(name) != numel:
+                found = f"has {here[name]} elements of it" if name in here else "has no such unit"
+                raise ValueError(f"plan: it is for another model: unit {name} of {numel} elements; this one {found}.")
+        missing = next((name for name in here if name not in dict(self.units)), None)
+        if missing is not None:
+            raise ValueError(f"plan: it is for another model: this one also has the unit {missing}.")
+        raise ValueError("plan: it is for another model: the same units, in another order.")
+
+
+def read_plan(path: str | os.PathLike) -> Plan:
+    """The plan in a file. Raises ValueError, in one line that names the file, for anything else."""
+    return read("plan", path, Plan.from_json)
+
+
+def _words(members: Round, names: Sequence[str]) -> list[str]:
+    """The pieces of a round as text, neighbouring parts of a unit in one word."""
+    stretches: list[tuple[Piece, int]] = []  # first piece, past-the-last part
+    for piece in members:
+        if stretches:
+            first, stop = stretches[-1]
+            if (first.unit, first.parts, stop) == (piece.unit, piece.parts, piece.part):
+                stretches[-1] = (first, stop + 1)
+                continue
+        stretches.append((piece, piece.part + 1))
+    return [
+        names[first.unit] if first.parts == 1 else f"{names[first.unit]}[{first.part}:{stop}/{first.parts}]"
+        for first, stop in stretches
+    ]
+
+
+def _pieces(word: str, places: dict[str, int]) -> list[Piece]:
+    """What `_words` wrote, as pieces."""
+    if not isinstance(word, str):
+        raise ValueError(f"plan: a round names units; {word!r} was found.")
+    if word in places:
+        return [Piece(places[word])]
+    match = re.fullmatch(r"(.*)\[(\d{1,9}):(\d{1,9})/(\d{1,9})\]", word)
+    if match is None or match[1] not in places:
+        raise ValueError(f"plan: there is no unit {word!r} in it.")
+    first, stop, parts = int(match[2]), int(match[3]), int(match[4])
+    if not 0 <= first < stop <= parts:
+        raise ValueError(f"plan: {word!r} is no stretch of a unit: parts run from 0 to {parts}.")
+    if parts > 1_000_000:
+        raise ValueError(f"plan: {word!r} cuts a unit into more parts than make sense.")
+    return [Piece(places[match[1]], part, parts) for part in range(first, stop)]

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The link between sites: latency and time per byte, measured over the real transport. No torch here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,27 +17,50 @@ class Link:
     latency_s: float
     seconds_per_byte: float
 
+    @classmethod
+    def of(cls, *, mbps: float, latency_ms: float) -> "Link":
+        """From megabits (10^6 bits) per second and milliseconds."""
+        return cls(latency_s=latency_ms * 1e-3, seconds_per_byte=8e-6 / mbps)
+
+    @classmethod
+    def slowest(cls, links: Sequence["Link"]) -> "Link":
+        """What a round that waits for all of them sees."""
+        return cls(
+            latency_s=max(link.latency_s for link in links),
+            seconds_per_byte=max(link.seconds_per_byte for link in links),
+        )
+
     @property
     def megabits_per_second(self) -> float:
         return 8e-6 / self.seconds_per_byte
 
-    def seconds(self, messages: int, nbytes: float) -> float:
+    def seconds(self, messages: float, nbytes: float) -> float:
         """Time of `messages` exchanges, one after the other, carrying `nbytes` bytes per site in all."""
         return messages * self.latency_s + nbytes * self.seconds_per_byte
 
 
-def probe_link(exchange: Callable[[int], float]) -> Link:
-    """Fits a `Link` to timed exchanges.
+def probe_links(exchange: Callable[[int], Sequence[float]]) -> list[Link]:
+    """Fits one `Link` per party to timed exchanges of growing size.
 
-    `exchange(nbytes)` sends that many bytes to every peer and receives as many, all at once, and returns seconds
-    that all ranks agree on (the slowest's), so that every rank probes the same sizes. The size grows until one
-    exchange takes `PROBE_SECONDS`.
+    `exchange(nbytes)` sends that many bytes each way and returns every party's seconds, the same list on every rank,
+    so that all probe the same sizes. The size grows until the slowest takes `PROBE_SECONDS`.
     """
-    latency = median(exchange(1) for _ in range(5))
+    latency = [median(times) for times in zip(*(exchange(1) for _ in range(5)), strict=True)]
+    sweep: list[tuple[int, Sequence[float]]] = []
     nbytes = PROBE_START_BYTES
     while True:
         seconds = exchange(nbytes)
-        if seconds >= PROBE_SECONDS or nbytes >= PROBE_MAX_BYTES:
+        sweep.append((nbytes, seconds))
+        if max(seconds) >= PROBE_SECONDS or nbytes >= PROBE_MAX_BYTES:
             break
-        nbytes *= 4 if seconds < PROBE_SECONDS / 8 else 2
-    return Link(latency_s=latency, seconds_per_byte=max(seconds - latency, 1e-9) / nbytes)
+        nbytes *= 4 if max(seconds) < PROBE_SECONDS / 8 else 2
+    return [
+        Link(latency_s=alpha, seconds_per_byte=_slope([(size, times[party]) for size, times in sweep], alpha))
+        for party, alpha in enumerate(latency)
+    ]
+
+
+def _slope(points: Sequence[tuple[int, float]], latency: float) -> float:
+    """Seconds per byte by least squares through (0, latency): large messages, measured best, weigh most."""
+    slope = sum(size * (seconds - latency) for size, seconds in points) / sum(size * size for size, _ in points)
+    return max(slope, 1e-12)

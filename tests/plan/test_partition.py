@@ -4,10 +4,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.plan.partition import SCHEDULES, equal, full, stream
+from geo_accel.plan.partition import equal, full, stream
 
 sizes = st.lists(st.integers(1, 10**7), min_size=1, max_size=40)
 periods = st.integers(1, 40)
+SCHEDULES = {
+    "full": lambda units, period: full(len(units), period),
+    "equal": lambda units, period: equal(len(units), period),
+    "stream": stream,
+}
 
 
 def fractions(starts):
@@ -32,15 +37,17 @@ def test_pieces_come_in_backward_order(units, period, schedule):
     assert order == sorted(order)
 
 
-@given(sizes, periods)
-def test_equal_differs_by_one_unit_at_most(units, period):
-    counts = [len(step) for step in equal(units, period)]
-    assert max(counts) - min(counts) <= 1
+@given(st.integers(1, 200), periods)
+def test_equal_sets_are_equal_while_they_last(count, period):
+    """As in the paper's ENP: ceil(L / H) units each, what is left in one more, then nothing."""
+    counts = [len(step) for step in equal(count, period)]
+    assert counts == sorted(counts, reverse=True) and counts[0] == -(-count // period)
+    assert sum(0 < members < counts[0] for members in counts) <= 1
 
 
 @given(sizes, periods)
 def test_full_sends_all_in_the_last_step(units, period):
-    assert [len(step) for step in full(units, period)] == [0] * (period - 1) + [len(units)]
+    assert [len(step) for step in full(len(units), period)] == [0] * (period - 1) + [len(units)]
 
 
 @given(sizes, periods)

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from geo_accel.plan.partition import stream
-from geo_accel.plan.plan import Piece, Plan
+from geo_accel.plan.plan import Piece, Plan, read_plan
 
 UNITS = (("head", 10), ("block", 100))
 
@@ -18,7 +18,7 @@ def plan(**changes):
         "codec": "bf16",
         "exchange": "direct",
         "units": UNITS,
-        "starts": stream([10, 100], 3),
+        "rounds": tuple((members,) if members else () for members in stream([10, 100], 3)),
     }
     return Plan(**(fields | changes))
 
@@ -35,9 +35,17 @@ def test_fingerprint_sees_every_change():
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("", "not a plan"),
+        ("", "not JSON, or cut off"),
+        (plan().to_json()[:200], "not JSON, or cut off"),
         ("[1]", "not a plan"),
-        ('{"version": 1}', "not a plan"),
+        ('{"version": 2}', "not a plan"),
+        ('{"version": "2"}', "version '2'"),
+        (plan().to_json().replace('"block[', '"blick['), "there is no unit 'blick"),
+        (plan().to_json().replace("[14:33/50]", "[33:14/50]"), "no stretch of a unit"),
+        (json.dumps({**json.loads(plan().to_json()), "codec": "int3"}), "codec 'int3'"),
+        (json.dumps({**json.loads(plan().to_json()), "exchange": "post"}), "exchange 'post'"),
+        (json.dumps({**json.loads(plan().to_json()), "mode": "sideways"}), "mode 'sideways'"),
+        (json.dumps({**json.loads(plan().to_json()), "period": 5}), "3 steps listed for a period of 5"),
         ('{"version": 99}', "version 99"),
         (json.dumps({**json.loads(plan().to_json()), "colour": "red"}), "not a plan"),
     ],
@@ -49,19 +57,72 @@ def test_what_is_no_plan_is_refused(text, problem):
 
 def test_a_plan_that_forgets_a_unit_is_refused():
     with pytest.raises(ValueError, match="block is not synchronised whole"):
-        plan(starts=((Piece(0),), (), ()))
+        plan(rounds=(((Piece(0),),), (), ()))
 
 
 def test_a_plan_that_sends_half_a_unit_is_refused():
     with pytest.raises(ValueError, match="block is not synchronised whole"):
-        plan(starts=((Piece(0),), (Piece(1, 0, 2),), ()))
+        plan(rounds=(((Piece(0),),), ((Piece(1, 0, 2),),), ()))
 
 
 def test_a_unit_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="no Piece"):
-        plan(starts=((Piece(0), Piece(1)), (Piece(2),), ()))
+        plan(rounds=(((Piece(0), Piece(1)),), ((Piece(2),),), ()))
 
 
-def test_a_second_round_in_flight_is_refused():
-    with pytest.raises(ValueError, match="delay 4 exceeds the period 3"):
-        plan(delay=4)
+def test_an_empty_round_is_refused():
+    with pytest.raises(ValueError, match="a round without units"):
+        plan(rounds=(((Piece(0), Piece(1)),), ((),), ()))
+
+
+@pytest.mark.parametrize("mode, delay, problem", [("stream", 4, "at most 3"), ("stream", 0, "at least 1")])
+def test_a_delay_that_cannot_be_is_refused(mode, delay, problem):
+    with pytest.raises(ValueError, match=problem):
+        plan(mode=mode, delay=delay)
+
+
+@pytest.mark.parametrize("mode", ["backward", "blocking"])
+def test_what_is_applied_within_its_step_has_no_delay(mode):
+    with pytest.raises(ValueError, match="use 0"):
+        plan(mode=mode)
+    assert plan(mode=mode, delay=0).delay == 0
+
+
+def test_a_unit_may_be_sent_again_only_after_it_was_applied():
+    """Bubble filling repeats units; two transfers of one unit at once would count its progress twice."""
+    both = ((Piece(0), Piece(1)),)
+    assert plan(rounds=(both, both, both)).values_per_period == 330
+    with pytest.raises(ValueError, match="head starts again 1 steps after its last start"):
+        plan(delay=2, rounds=(both, both, ()))
+    with pytest.raises(ValueError, match="head starts again 1 steps"):
+        plan(delay=2, rounds=(((Piece(0), Piece(1)),), (), ((Piece(0),),)))
+
+
+def test_a_plan_is_for_one_model():
+    plan().require_units(UNITS)
+    for units, problem in [
+        ((("head", 10),), "no such unit"),
+        ((("head", 10), ("block", 99)), "has 99 elements"),
+        ((*UNITS, ("tail", 1)), "also has the unit tail"),
+        (UNITS[::-1], "another order"),
+    ]:
+        with pytest.raises(ValueError, match=f"for another model: .*{problem}"):
+            plan().require_units(units)
+
+
+def test_people_can_read_a_plan():
+    text = plan(rounds=(((Piece(0), Piece(1, 0, 4), Piece(1, 1, 4)),), ((Piece(1, 2, 4), Piece(1, 3, 4)),), ()))
+    assert '[["head", "block[0:2/4]"]]' in text.to_json() and '[["block[2:4/4]"]]' in text.to_json()
+
+
+def test_reading_names_the_file(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(plan().to_json())
+    assert read_plan(path) == plan()
+    path.write_text(plan().to_json()[:-40])
+    for name, problem in [("plan.json", "cut off"), ("missing.json", "cannot be read")]:
+        with pytest.raises(ValueError, match=f"{name}: plan: .*{problem}"):
+            read_plan(tmp_path / name)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"plan\.json: plan: not text"):
+        read_plan(path)

@@ -1,0 +1,78 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""While a plan runs: does what is seen still fit it, and which plan would fit better?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.plan import Plan
+from geo_accel.profile.link import Link
+from geo_accel.profile.profile import Profile
+
+# A link or a step that differs by less from what the plan was made for is noise, not news.
+TOLERANCE = 0.25
+# A transfer says something about bandwidth if it has this many bytes and should take, or took, this many latencies.
+LEAST_BYTES = 64 * 1024
+LATENCIES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one rank saw in an interval."""
+
+    swaps: tuple[tuple[int, float], ...]
+    """Bytes sent and seconds of each swap with its peers, in order."""
+    step_s: float
+    """Seconds of a step without its waiting for the WAN."""
+
+
+def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
+    """The link as the interval's later transfers saw it, their median; None where none was large enough to tell.
+
+    Of each swap the rank that took least time counts: the others had begun earlier and waited for it. Swaps that the
+    latency rules say nothing about bandwidth.
+    """
+    swaps = [one.swaps for one in seen if one.swaps]
+    speeds = []
+    for same in zip(*swaps, strict=False):
+        size = max(size for size, _ in same)
+        taken = min(taken for _, taken in same)
+        if size >= LEAST_BYTES and max(size * planned.seconds_per_byte, taken) >= LATENCIES * planned.latency_s:
+            speeds.append(max(taken - planned.latency_s, 0.0) / size)
+    if not speeds:
+        return None
+    # The later half: a link that changed during the interval is judged by what it is now.
+    latest = speeds[len(speeds) // 2 :]
+    return Link(latency_s=planned.latency_s, seconds_per_byte=max(median(latest), 1e-12))
+
+
+def review(
+    plan: Plan, request: Request, profile: Profile, sites: int, seen: Sequence[Seen], *, follow_link: bool = True
+) -> tuple[Plan | None, Profile]:
+    """A better plan, with its reason, or None; and the profile as it is now.
+
+    `profile` is what `plan` was made from, `seen` what every rank has seen since. Only where link or step have changed
+    by more than `TOLERANCE` a new plan is made; it keeps what `request` fixes. Without `follow_link` the profile's
+    link is what the user stated, and stays.
+    """
+    link = profile.link
+    now = seen_link(seen, link) if follow_link and link is not None else None
+    step_s = max(one.step_s for one in seen)
+    news = []
+    if now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
+        news.append(f"the link went from {link.megabits_per_second:.0f} to {now.megabits_per_second:.0f} Mbit/s")
+        profile = profile.with_link(now)
+    if _differs(step_s, profile.compute_s):
+        news.append(f"a step went from {profile.compute_s:.3f} to {step_s:.3f} s")
+        profile = profile.with_step(step_s)
+    if not news:
+        return None, profile
+    better = choose_plan(request, plan.units, sites, profile)
+    if better.same_course(plan):
+        return None, profile
+    return replace(better, reason=f"{' and '.join(news)}: {better.reason}"), profile
+
+
+def _differs(now: float, before: float) -> bool:
+    return not 1 / (1 + TOLERANCE) <= now / before <= 1 + TOLERANCE
