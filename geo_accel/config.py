@@ -18,6 +18,7 @@ from geo_accel.config_rules import (
     ConfigError,
     Rule,
     choice,
+    file,
     nearest,
     plain,
     real,
@@ -38,7 +39,7 @@ _LATER_CODECS = ("int8", "int4", "int2", "topk", "randk")
 ENVIRONMENT = ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB")
 """The environment variables that geo_accel reads; any other GEO_ACCEL_* is refused as a misspelling."""
 
-_PER_SITE = ("link.interface",)
+_PER_SITE = ("link.interface", "sync.plan")
 """Settings that may differ between sites, left out of `fingerprint` and `differences`."""
 
 
@@ -110,17 +111,29 @@ class SyncConfig:
 
     mode: str = _setting(
         "stream",
-        choice("stream", "blocking", later=("backward",), version=__version__),
-        help='"stream" hides each transfer behind whole steps; "blocking" waits for it (plain local SGD)',
+        choice("stream", "backward", "blocking"),
+        help='"stream" hides each transfer behind whole steps, "backward" behind the backward pass (DreamDDP);'
+        ' "blocking" waits for it (plain local SGD)',
     )
     period: int | str = _setting(
         AUTO, whole(at_least=1), help="every layer is synchronised at least once in this many optimizer steps"
     )
     schedule: str = _setting(
         AUTO,
-        choice(AUTO, "full", "equal", "stream", later=("dreamddp", "manual"), version=__version__),
+        choice(AUTO, "full", "equal", "dreamddp", "stream", "manual"),
         help='which layers go in which step of a period: "full" all in the last step, "equal" equal numbers of layers,'
-        ' "stream" equal bytes',
+        ' "dreamddp" what hides best behind backward, "stream" equal bytes, "manual" as sync.plan says',
+    )
+    plan: str = _setting(
+        AUTO,
+        file("a plan's file, as geo-accel plan --output writes it"),
+        help='the plan of schedule "manual", with its mode, period, delay and codec; rank 0 reads it for all',
+    )
+    optimizer_in_backward: bool = _setting(
+        False,
+        switch(auto=False),
+        help="update each layer inside backward and average it after its update (DreamDDP as published), not before;"
+        ' mode "backward" only, without clipping',
     )
     delay: int | str = _setting(
         AUTO,
@@ -199,7 +212,7 @@ class GeoConfig:
         return _as_dict(self)
 
     def fingerprint(self) -> str:
-        """A SHA-256 in hex that all sites must share; `link.interface`, which may differ per site, is left out.
+        """A SHA-256 in hex that all sites must share; `link.interface` and `sync.plan` may differ and are left out.
 
         Take it of a config from `load_config`, which stores equal settings equally (100 and 100.0 are one bandwidth).
         """
@@ -335,14 +348,26 @@ def _check_together(config: GeoConfig, problems: list[str]) -> None:
             f"sync.delay: got {sync.delay} with sync.period {sync.period}; allowed: at most the period, as a layer "
             "may have only one transfer on its way"
         )
+    if sync.schedule == "manual" and sync.plan == AUTO:
+        problems.append('sync.plan: missing; allowed with sync.schedule "manual": a plan\'s file')
     if config.resilience.elastic is True:
         problems.append(f"resilience.elastic: got true; allowed: false (not available in this version, {__version__})")
 
 
 def _ignored(config: GeoConfig) -> Iterator[str]:
     """One line for each setting that has no effect together with the others."""
-    if config.sync.mode == "blocking" and config.sync.delay != AUTO:
-        yield 'sync.delay is ignored: in mode "blocking" each result is applied at once'
+    sync = config.sync
+    if sync.mode != "stream" and sync.delay != AUTO:
+        yield f'sync.delay is ignored: in mode "{sync.mode}" each result is applied within its step'
+    if sync.schedule == "manual":
+        manual = {"sync.period": sync.period, "sync.delay": sync.delay, "compression.codec": config.compression.codec}
+        for key, value in manual.items():
+            if value != AUTO:
+                yield f'{key} is ignored: with schedule "manual" the plan in sync.plan says it'
+    elif sync.plan != AUTO:
+        yield f'sync.plan is ignored: the schedule is "{sync.schedule}", not "manual"'
+    if sync.optimizer_in_backward is True and sync.mode != "backward":
+        yield f'sync.optimizer_in_backward is ignored: the mode is "{sync.mode}"'
     for name in ("ratio", "overlap_weighting"):
         if getattr(config.compression, name) != AUTO:
             yield f'compression.{name} is ignored: codec "{config.compression.codec}" sends all values'

@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -131,6 +132,18 @@ def word(meaning: str) -> Rule:
     def parse(value: object) -> str:
         if isinstance(value, str) and value and not any(c.isspace() or not c.isprintable() for c in value):
             return value
+        raise _Refused("")
+
+    return _or_auto(meaning, parse)
+
+
+def file(meaning: str) -> Rule:
+    """AUTO or a path, kept as text."""
+
+    def parse(value: object) -> str:
+        path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+        if isinstance(path, str) and path.strip() and path.isprintable():
+            return path
         raise _Refused("")
 
     return _or_auto(meaning, parse)

@@ -1,12 +1,17 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""What holds for every test: one thread per process, no network, no geo_accel variables left over from the shell."""
+"""What holds for every test: one thread per process, no network, no geo_accel variables left over from the shell.
+
+Tests marked `lab` say why they are skipped where namespaces are not allowed.
+"""
 
 import os
 
 import pytest
 from hypothesis import settings
 
-# Neither import above brings torch, so these still come before it; worker processes inherit all of them.
+from geo_accel.lab import why_unavailable
+
+# No import above brings torch, so these still come before it; worker processes inherit all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
@@ -21,3 +26,17 @@ settings.load_profile("geo_accel")
 def _no_geo_accel_variables(monkeypatch):
     for name in [name for name in os.environ if name.startswith("GEO_ACCEL_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def missing_for_the_lab() -> str | None:
+    return why_unavailable()
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_namespaces(request):
+    # Only a test that needs the lab pays for the question.
+    if request.node.get_closest_marker("lab"):
+        missing = request.getfixturevalue("missing_for_the_lab")
+        if missing:
+            pytest.skip(missing)

@@ -60,8 +60,11 @@ def test_nothing_given_is_all_auto():
     assert config == GeoConfig() == load_config({}) == load_config({"geo_accel": {}})
     assert config.sync.mode == "stream" and config.resilience.elastic is False
     values = [(setting.key, setting.default) for setting in settings()]
-    named = {"sync.mode": "stream", "resilience.elastic": False, "resilience.allow_public_plaintext": False}
-    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 15
+    named = {"sync.mode": "stream"}
+    named |= dict.fromkeys(
+        ("sync.optimizer_in_backward", "resilience.elastic", "resilience.allow_public_plaintext"), False
+    )
+    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 17
 
 
 def test_every_setting_has_a_help_text_and_its_allowed_values():
@@ -75,7 +78,9 @@ def test_every_setting_has_a_help_text_and_its_allowed_values():
         ("sites", (1, 3), [1, 3]),
         ("sync.mode", "blocking", "blocking"),
         ("sync.period", 1, 1),
+        ("sync.mode", "backward", "backward"),
         ("sync.schedule", "equal", "equal"),
+        ("sync.schedule", "dreamddp", "dreamddp"),
         ("sync.delay", 3, 3),
         ("sync.outer", "mean", OuterConfig()),
         ("sync.outer", {"type": "mean"}, OuterConfig()),
@@ -110,10 +115,11 @@ def test_allowed_values_are_stored(key, value, stored):
         ("sync.period", 2.5, ["got 2.5", "whole"]),
         ("sync.period", "8", ['got "8"', "text", "without quotes"]),
         ("sync.period", None, ["got null"]),
-        ("sync.mode", "auto", ['"stream", "blocking"']),
+        ("sync.mode", "auto", ['"stream", "backward", "blocking"']),
         ("sync.mode", "blokcing", ['did you mean "blocking"?']),
-        ("sync.mode", "backward", ["not available in this version"]),
-        ("sync.schedule", "dreamddp", ["not available in this version"]),
+        ("sync.plan", 3, ["a plan's file"]),
+        ("sync.plan", "", ["a plan's file"]),
+        ("sync.optimizer_in_backward", "auto", ["true or false"]),
         ("sync.delay", -1, ["got -1"]),
         ("sync.outer", "nesterov", ['"lr"', '"momentum"']),
         ("sync.outer", 0.7, ["got 0.7"]),
@@ -197,6 +203,12 @@ def test_delay_beyond_the_period_is_a_contradiction(schedule):
     assert load_config({"sync": {"period": 4, "delay": 4, "schedule": schedule}}).sync.delay == 4
 
 
+def test_a_manual_schedule_needs_its_plan():
+    manual = load_config({"sync": {"schedule": "manual", "plan": "my plans/plan.json"}})
+    assert manual.sync.plan == "my plans/plan.json"
+    assert only_problem_of({"sync": {"schedule": "manual"}}).startswith("sync.plan: missing")
+
+
 def test_a_config_built_by_hand_is_checked_too():
     assert only_problem_of(GeoConfig(sync=SyncConfig(period=0))).startswith("sync.period: got 0")
     assert only_problem_of(GeoConfig(sync={"perod": 3})).startswith("sync.perod: unknown key")
@@ -229,6 +241,13 @@ def test_a_number_too_long_to_print_is_still_one_line():
     [
         ({"sync": {"mode": "blocking", "delay": 2}}, ["sync.delay"]),
         ({"sync": {"mode": "blocking", "delay": 9, "period": 2}}, ["sync.delay"]),
+        ({"sync": {"mode": "backward", "delay": 2}}, ["sync.delay"]),
+        ({"sync": {"plan": "a.json"}}, ["sync.plan"]),
+        ({"sync": {"optimizer_in_backward": True}}, ["sync.optimizer_in_backward"]),
+        (
+            {"sync": {"schedule": "manual", "plan": "a.json", "period": 2}, "compression": {"codec": "fp32"}},
+            ["sync.period", "compression.codec"],
+        ),
         ({"compression": {"ratio": 0.5}}, ["compression.ratio"]),
         (
             {"compression": {"codec": "fp32", "ratio": 1, "overlap_weighting": False}},

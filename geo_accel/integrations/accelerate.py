@@ -52,7 +52,13 @@ class GeoSync:
         self.engine: Engine | None = None
         """None where there is nothing to synchronise."""
         if self._session is not None:
-            self.engine = self._session.engine(accelerator.unwrap_model(model))
+            if self._session.config.sync.optimizer_in_backward:
+                self._refuse_what_needs_all_gradients()
+            self.engine = self._session.engine(
+                accelerator.unwrap_model(model),
+                optimizer=optimizer,
+                is_last_micro_batch=lambda: accelerator.sync_gradients,
+            )
             keep_gradients_in_site(model, self._session)
             for loader in accelerator._dataloaders:
                 sample_order_is_agreed(loader)
@@ -91,8 +97,22 @@ class GeoSync:
         """Gives the accelerator its own methods back and ends the background thread. Does not flush."""
         for hook in self._hooks:
             hook.remove()
-        del self._accelerator.load_state
+        for name in ("load_state", "clip_grad_norm_", "clip_grad_value_"):
+            vars(self._accelerator).pop(name, None)
         self.engine.close()
+
+    def _refuse_what_needs_all_gradients(self) -> None:
+        """With `optimizer_in_backward` no gradient outlives its own update: clipping would silently see none."""
+        if self._accelerator.scaler is not None:
+            raise ValueError("sync.optimizer_in_backward: not with fp16's loss scaling; use bf16, or set it to false.")
+
+        def refuse(*_: object, **__: object) -> None:
+            raise ValueError(
+                "sync.optimizer_in_backward: gradients cannot be clipped, they are used up inside backward; clip "
+                "nothing, or set it to false."
+            )
+
+        self._accelerator.clip_grad_norm_ = self._accelerator.clip_grad_value_ = refuse
 
     def _join_checkpoints(self) -> None:
         accelerator, engine = self._accelerator, self.engine

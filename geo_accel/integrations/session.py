@@ -37,9 +37,9 @@ class Session:
     site_group: dist.ProcessGroup
     """The ranks of this site, with the job's own backend, for the training thread."""
 
-    def engine(self, model: nn.Module, **facts: object) -> Engine:
-        """An engine for the bare `model`; ValueError where sites differ."""
-        engine = Engine(model, self.config, self.transport, self.control, **facts)
+    def engine(self, model: nn.Module, **how: object) -> Engine:
+        """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
+        engine = Engine(model, self.config, self.transport, self.control, **how)
         engine.on_plan.append(lambda plan: announce(engine, plan))
         return engine
 

@@ -77,7 +77,19 @@ class GeoCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
         session, trainer = self._session, self._trainer
-        self.engine = session.engine(trainer.model, max_steps=state.max_steps)
+        if session.config.sync.optimizer_in_backward and (
+            args.max_grad_norm or trainer.accelerator.scaler is not None
+        ):
+            raise ValueError(
+                "sync.optimizer_in_backward: gradients cannot be clipped or scaled, they are used up inside backward; "
+                "set max_grad_norm to 0 and use no fp16, or set it to false."
+            )
+        self.engine = session.engine(
+            trainer.model,
+            optimizer=trainer.optimizer,
+            is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
+            max_steps=state.max_steps,
+        )
         keep_gradients_in_site(trainer.model_wrapped, session)
         sample_order_is_agreed(train_dataloader)
         if self._resume_from:

@@ -7,7 +7,7 @@ outer optimizer's state (per rank), and everything that is local to a site, abov
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geo_accel.plan.plan import Plan
+from geo_accel.profile.document import write_whole
+from geo_accel.profile.profile import Profile
 from geo_accel.sync.engine import Engine
 from geo_accel.units import checksums
 
 FOLDER = "geo_accel"
-VERSION = 1
+VERSION = 2
 
 
 def save(engine: Engine, folder: str | os.PathLike, site_state: Mapping[str, Any], writes_site: bool) -> None:
@@ -37,6 +39,7 @@ def save(engine: Engine, folder: str | os.PathLike, site_state: Mapping[str, Any
         "step": engine.step_count,
         "adopted": engine.adopted,
         "plan": json.loads(engine.plan.to_json()) if engine.plan else None,
+        "profile": json.loads(engine.profile.to_json()) if engine.profile else None,
         "config": engine.config.fingerprint(),
         "sites": [[site.name, list(site.ranks)] for site in engine.topology.sites],
         "weights": checksums(engine.units),
@@ -45,10 +48,10 @@ def save(engine: Engine, folder: str | os.PathLike, site_state: Mapping[str, Any
     }
     if engine.outer_state is not None:
         record["outer"] = f"{stem}.step-{engine.step_count}.outer.safetensors"
-        _replace(target / record["outer"], lambda path: save_file({"outer": engine.outer_state}, path))
+        write_whole(target / record["outer"], lambda path: save_file({"outer": engine.outer_state}, path))
     if writes_site:
-        _replace(target / record["site_state"], lambda path: torch.save(dict(site_state), path))
-    _replace(target / f"{stem}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+        write_whole(target / record["site_state"], lambda path: torch.save(dict(site_state), path))
+    write_whole(target / f"{stem}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
     _forget_older(target, keep=engine.step_count, stems=[stem] + ([engine.topology.site.name] if writes_site else []))
 
 
@@ -75,13 +78,14 @@ def load(engine: Engine, folder: str | os.PathLike) -> Mapping[str, Any] | None:
             "Resume from an earlier checkpoint."
         )
     if record is None:
-        engine.restore(step=engine.step_count, adopted=engine.adopted, plan=None, outer_state=None)
+        engine.restore(step=engine.step_count, adopted=engine.adopted, plan=None, profile=None, outer_state=None)
         return None
     same_config = record["config"] == engine.config.fingerprint()
     engine.restore(
         step=record["step"],
         adopted=record["adopted"],
         plan=Plan.from_json(json.dumps(record["plan"])) if record["plan"] and same_config else None,
+        profile=Profile.from_json(json.dumps(record["profile"])) if record["profile"] else None,
         outer_state=load_file(target / record["outer"])["outer"] if record["outer"] else None,
     )
     return torch.load(target / record["site_state"], map_location="cpu", weights_only=True)
@@ -113,14 +117,6 @@ def _read(engine: Engine, target: Path) -> tuple[dict | None, str | None]:
             f"the weights of {changed[-1]} are not those of step {record['step']}; the files do not belong together.",
         )
     return record, None
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _forget_older(target: Path, keep: int, stems: list[str]) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The engine: runs the plan at step boundaries.
+"""The engine: runs the plan, at step boundaries and, in mode "backward", inside backward.
 
 Order on every rank comes from the plan and the step counter alone; timing decides nothing. One thread (`Rounds`)
 talks to the other sites, in that order.
@@ -8,22 +8,25 @@ talks to the other sites, in that order.
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 
 import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
-from geo_accel.plan.choose import BYTES_PER_VALUE, Request, choose_plan, exchange_for
+from geo_accel.plan.cost import BYTES_PER_VALUE, exchange_for
 from geo_accel.plan.plan import Piece, Plan
-from geo_accel.profile.link import Link, probe_link
-from geo_accel.profile.step import StepTimer
+from geo_accel.profile.layers import LayerTimer
+from geo_accel.profile.link import Link
+from geo_accel.profile.profile import Profile
+from geo_accel.profile.trace import Trace
+from geo_accel.sync.backward import BackwardHooks
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.outer import Mean, Nesterov
+from geo_accel.sync.planning import Planning
 from geo_accel.sync.rounds import Round, Rounds
-from geo_accel.sync.trace import Trace
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.store import ControlPlane
@@ -44,11 +47,23 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, config: GeoConfig, transport: GlooTransport, control: ControlPlane, **facts: object
+        self,
+        model: nn.Module,
+        config: GeoConfig,
+        transport: GlooTransport,
+        control: ControlPlane,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        is_last_micro_batch: Callable[[], bool] = lambda: True,
+        **facts: object,
     ) -> None:
         """`model` is the bare model, not its DDP wrapper. `facts` must be the same everywhere, like the config.
 
-        Raises ValueError, on every rank alike, where sites disagree on config, model or initial weights.
+        `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward" only;
+        `is_last_micro_batch` says during backward whether the optimizer's step follows it.
+
+        Raises ValueError, on every rank alike, where sites disagree on config, model or initial weights, or the mode
+        does not go with the optimizer or the sites.
         """
         self.topology = transport.topology
         self.config = config
@@ -67,74 +82,143 @@ class Engine:
         )
         self._rounds = Rounds(masters, transport, step, self._trace)
         self._rounds.reset_anchor()
-        self._request = Request(
-            mode=config.sync.mode,
-            period=config.sync.period,
-            schedule=config.sync.schedule,
-            delay=config.sync.delay,
-            codec=config.compression.codec,
+        self._optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._is_last_micro_batch = is_last_micro_batch
+        self._require_mode_fits(config.sync.mode)
+        self._planning = Planning(
+            config, control, control.another(), transport, self._rounds, model, self.units, self._optimizer
         )
         self.plan: Plan | None = None
-        self.link: Link | None = None
         self.on_plan: list[Callable[[Plan], None]] = []
         """Called with every plan that is adopted."""
+        self._plans: list[dict[str, object]] = []
         self.step_count = 0
         self.exposed_s = 0.0
-        """Seconds that training has waited for the WAN at step boundaries, flushes not counted."""
+        """Seconds that training has waited for the WAN in its steps, flushes not counted."""
         self.flush_s = 0.0
         self.adopted = 1
-        """The step boundary, counted from 1, at which the plan's first step was run."""
+        """The step, counted from 1, at which the plan's first step was run."""
         self._flushed_at = 0
         self._in_flight: list[Round] = []
+        self._hooks: BackwardHooks | None = None
+        self._ready: set[int] = set()
+        self._started = 0
         self._broken: SiteLostError | None = None
-        self._timer = StepTimer()
-        self._prepared = False
+        self._begun = False
         self._boundary: float | None = None
+        self._exposed_before = 0.0
         self._planned_since: tuple[float, float] | None = None
-        self.step_s: float | None = None
-        """Measured seconds of a step without WAN; None where nothing was measured."""
+        self._traced_layers = (
+            LayerTimer(model, self.units, self._optimizer, self._trace.add) if self._trace.wanted else None
+        )
 
     def step(self) -> None:
         """One step boundary: applies what is due, then starts what the plan starts here."""
         self._check()
-        if not self._prepared:
-            self._prepare()
-        now = perf_counter()
-        if self._boundary is not None:
-            self._trace.add("step", f"step {self.step_count + 1}", self._boundary, now)
-            if self.plan is None:
-                self._timer.add(now - self._boundary)
-        self.step_count += 1
-        if self.plan is None and self._timer.done:
-            self.step_s = max(self.control.gather("timing steps", self._timer.step_s))
-            self._adopt(self._choose(), at=self.step_count)
-        if self.plan is not None:
-            self._run_plan()
-        self._boundary = perf_counter()
-
-    def _prepare(self) -> None:
-        """Plans, where nothing has to be measured; else probes the link, and steps are timed from here on."""
-        self._prepared = True
-        if self._request.needs_measurement:
-            self.link = self._probe()
-        else:
-            self._adopt(self._choose(), at=self.step_count + 1)
-
-    def _run_plan(self) -> None:
-        plan = self.plan
         with self._losing_sites():
-            while self._in_flight and self._in_flight[0].due <= self.step_count:
-                self.exposed_s += self._rounds.apply(self._in_flight.pop(0))
-            pieces = plan.starts[(self.step_count - self.adopted) % plan.period]
-            if not pieces:
-                return
-            running = self._rounds.start(
-                pieces, codec=plan.codec, exchange=plan.exchange, step=self.step_count, delay=plan.delay
-            )
-            if plan.delay == 0:
-                self.exposed_s += self._rounds.apply(running)
-            else:
-                self._in_flight.append(running)
+            if self._hooks is not None:
+                self._finish_backward()  # nothing is left, unless the optimizer's step was skipped
+            self._end_step()
+            self.step_count += 1
+            if self.plan is None:
+                plan = self._planning.measured() if self._begun else self._planning.begin()
+                self._begun = True
+                if plan is not None:
+                    self._adopt(plan)
+            elif self._at_start_of_period():
+                plan = self._planning.next_plan(self.plan)
+                if plan is not None:
+                    self.exposed_s += self._apply_all()
+                    self._adopt(plan)
+            if self.plan is not None and self.plan.mode != "backward":
+                self._run_boundary()
+        self._start_step()
+
+    def _end_step(self) -> None:
+        if self._boundary is None:
+            return
+        now = perf_counter()
+        self._trace.add("step", f"step {self.step_count + 1}", self._boundary, now)
+        if self._traced_layers is not None:
+            self._traced_layers.end_step()
+        if self.plan is not None:
+            self._planning.saw_step(now - self._boundary - (self.exposed_s - self._exposed_before))
+
+    def _start_step(self) -> None:
+        self._boundary = perf_counter()
+        self._exposed_before = self.exposed_s
+        self._planning.start_step()
+        if self._traced_layers is not None:
+            self._traced_layers.start_step()
+        if self._hooks is not None:
+            self._hooks.begin_step()
+            self._ready.clear()
+            self._started = 0
+
+    def _drop_step(self) -> None:
+        """What follows until the next boundary (evaluation, saving) is no training step and is not timed."""
+        self._boundary = None
+        self._planning.drop_step()
+        if self._traced_layers is not None:
+            self._traced_layers.drop_step()
+
+    def _at_start_of_period(self) -> bool:
+        """Whether the plan's first step comes next: here, or in mode "backward" in the step that begins here."""
+        step = self.step_count + (self.plan.mode == "backward")
+        return (step - self.adopted) % self.plan.period == 0
+
+    def _run_boundary(self) -> None:
+        plan, step = self.plan, self.step_count
+        while self._in_flight and self._in_flight[0].due <= step:
+            self.exposed_s += self._rounds.apply(self._in_flight.pop(0))
+        slot = (step - self.adopted) % plan.period
+        for pieces in plan.rounds[slot]:
+            self._in_flight.append(self._start_round(pieces, step, slot))
+        if plan.delay == 0:
+            self.exposed_s += self._apply_all()
+
+    def _start_round(self, pieces: tuple[Piece, ...], step: int, slot: int) -> Round:
+        plan = self.plan
+        return self._rounds.start(
+            pieces, codec=plan.codec, exchange=plan.exchange, step=step, delay=plan.delay, slot=slot
+        )
+
+    def _apply_all(self) -> float:
+        """Finishes and applies what is in flight; returns the seconds waited."""
+        waited = 0.0
+        while self._in_flight:
+            waited += self._rounds.apply(self._in_flight.pop(0))
+        return waited
+
+    def _unit_ready(self, unit: int) -> None:
+        """Inside backward: starts the rounds whose units are all ready, in the plan's order and no other.
+
+        A round whose units become ready early waits for those before it in the plan, so that every rank's background
+        thread meets the same rounds in the same order whatever the order of its hooks.
+        """
+        self._ready.add(unit)
+        if self._broken is None:
+            self._start_rounds(lambda pieces: all(piece.unit in self._ready for piece in pieces))
+
+    def _before_update(self) -> None:
+        """Inside the optimizer's step, where nobody expects a lost site: it is raised at the boundary that follows."""
+        with suppress(SiteLostError):
+            if self._broken is None:
+                self._finish_backward()
+
+    def _finish_backward(self) -> None:
+        """Before the update: starts what no gradient has started, then waits for and applies all of the step's."""
+        with self._losing_sites():
+            self._start_rounds(lambda pieces: True)
+            self.exposed_s += self._apply_all()
+
+    def _start_rounds(self, may_start: Callable[[tuple[Piece, ...]], bool]) -> None:
+        step = self.step_count + 1
+        slot = (step - self.adopted) % self.plan.period
+        rounds = self.plan.rounds[slot]
+        while self._started < len(rounds) and may_start(rounds[self._started]):
+            self._in_flight.append(self._start_round(rounds[self._started], step, slot))
+            self._started += 1
 
     def flush(self) -> None:
         """Finishes what is in flight, then one exact full average: afterwards all sites hold the same bits.
@@ -145,13 +229,11 @@ class Engine:
         if self._flushed_at == self.step_count:
             return
         start = perf_counter()
-        self.settle()
         with self._losing_sites():
+            self._apply_all()
             exchange = exchange_for(len(self.topology.sites))
             for pieces in self._flush_sets():
-                running = self._rounds.start(
-                    pieces, codec="fp32", exchange=exchange, step=self.step_count, delay=0, outer=False
-                )
+                running = self._rounds.start(pieces, codec="fp32", exchange=exchange, step=self.step_count, delay=0)
                 self._rounds.apply(running)
             self._rounds.average_buffers(averaged_buffers(self._model))
         # Low-precision parameters round what they are given: the anchor is what they hold.
@@ -160,31 +242,43 @@ class Engine:
         stop = perf_counter()
         self._trace.add("flush", "flush", start, stop)
         self.flush_s += stop - start
-        self._boundary = None  # what follows (evaluation, saving) is no training step
+        self._drop_step()
 
     def settle(self) -> None:
         """Finishes and applies what is in flight."""
         with self._losing_sites():
-            while self._in_flight:
-                self._rounds.apply(self._in_flight.pop(0))
+            self._apply_all()
 
-    def restore(self, *, step: int, adopted: int, plan: Plan | None, outer_state: torch.Tensor | None) -> None:
+    def restore(
+        self,
+        *,
+        step: int,
+        adopted: int,
+        plan: Plan | None,
+        profile: Profile | None,
+        outer_state: torch.Tensor | None,
+    ) -> None:
         """Continues at step boundary `step` with weights that every site has just loaded alike."""
         assert not self._in_flight
         self._rounds.reset_anchor()
         if outer_state is not None and self.outer_state is not None:
             self.outer_state.copy_(outer_state)
         self.step_count = self._flushed_at = step
-        self._boundary = None
+        self._drop_step()
         if plan is not None:
-            self._prepared = True
-            self._adopt(plan, at=adopted)
+            self._begun = True
+            self._planning.restore(profile)
+            self._adopt(plan)
+            self.adopted = adopted
         elif self.plan is not None:
             self.adopted = step + 1
 
     def close(self) -> None:
         """Ends the background thread and writes the trace, if one is wanted. Does not flush."""
         self._rounds.close()
+        for watching in (self._hooks, self._traced_layers, self._planning):
+            if watching is not None:
+                watching.remove()
         self._trace.save()
 
     @property
@@ -196,6 +290,16 @@ class Engine:
     def anchor(self) -> torch.Tensor:
         """The last agreed weights, flat fp32 over this rank's carried vector; steady while nothing is in flight."""
         return self._rounds.anchor
+
+    @property
+    def link(self) -> Link | None:
+        """The slowest site's link as last seen; None where it was not measured."""
+        return self._planning.link
+
+    @property
+    def profile(self) -> Profile | None:
+        """What the plan was made from; None where nothing was measured."""
+        return self._planning.profile
 
     @property
     def wan_bytes(self) -> int:
@@ -213,19 +317,20 @@ class Engine:
         if self.link is not None:
             values["geo/link_mbps"] = self.link.megabits_per_second
             values["geo/link_latency_ms"] = self.link.latency_s * 1e3
+        if self.profile is not None:
+            values |= {f"geo/link_mbps/{site}": link.megabits_per_second for site, link in self.profile.links}
         return values
 
     def summary(self) -> dict[str, object]:
         """What was done so far, ready for JSON: plan, bytes, seconds, link."""
         return {
             "plan": json.loads(self.plan.to_json()) if self.plan else None,
+            "plans": list(self._plans),
             "steps": self.step_count,
             "wan_bytes": self.wan_bytes,
             "exposed_s": self.exposed_s,
             "flush_s": self.flush_s,
-            "step_s": self.step_s,
-            "link_mbps": self.link.megabits_per_second if self.link else None,
-            "link_latency_ms": self.link.latency_s * 1e3 if self.link else None,
+            **self._planning.summary(),
             "sites": [site.name for site in self.topology.sites],
         }
 
@@ -242,39 +347,45 @@ class Engine:
                 used += length // parts
         return [tuple(members) for members in sets]
 
-    def _choose(self) -> Plan:
-        def make() -> str:
-            return choose_plan(
-                self._request, self._rounds.masters.carried, len(self.topology.sites), self.step_s, self.link
-            ).to_json()
-
-        return Plan.from_json(self.control.broadcast("planning", make))
-
-    def _adopt(self, plan: Plan, at: int) -> None:
+    def _adopt(self, plan: Plan) -> None:
+        """Begins `plan`, here or in mode "backward" in the step that begins here."""
         assert not self._in_flight
-        fingerprints = set(self.control.gather("comparing plans", plan.fingerprint))
-        assert len(fingerprints) == 1, "rank 0 planned for all, so plans cannot differ"
-        self.plan, self.adopted = plan, at
+        self._require_mode_fits(plan.mode)
+        self.plan = plan
+        self.adopted = self.step_count + (plan.mode == "backward")
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
+        self._ready.clear()
+        self._started = 0
+        if plan.mode == "backward":
+            self._hooks = BackwardHooks(
+                self.units,
+                self._optimizer,
+                is_last_micro_batch=self._is_last_micro_batch,
+                on_ready=self._unit_ready,
+                before_update=self._before_update,
+                in_backward=self.config.sync.optimizer_in_backward,
+            )
+        self._planning.adopted()
         self._planned_since = (perf_counter(), self.exposed_s)
-        logger.info("plan: %s", plan.reason)
+        self._plans.append(
+            {"step": self.adopted, **{key: getattr(plan, key) for key in ("period", "delay", "codec", "reason")}}
+        )
+        logger.info("plan from step %d: %s", self.adopted, plan.reason)
         for listener in self.on_plan:
             listener(plan)
 
-    def _probe(self) -> Link:
-        """The slowest link of all sites, or what the config states."""
-        bandwidth, latency = self.config.link.bandwidth_mbps, self.config.link.latency_ms
-        if "auto" not in (bandwidth, latency):
-            return Link(latency_s=latency * 1e-3, seconds_per_byte=8e-6 / bandwidth)
-
-        def exchange(nbytes: int) -> float:
-            return max(self.control.gather("probing the link", self._rounds.time_transfer(nbytes)))
-
-        with self._losing_sites():
-            probed = probe_link(exchange)
-        return Link(
-            latency_s=probed.latency_s if latency == "auto" else latency * 1e-3,
-            seconds_per_byte=probed.seconds_per_byte if bandwidth == "auto" else 8e-6 / bandwidth,
-        )
+    def _require_mode_fits(self, mode: str) -> None:
+        if mode != "backward":
+            return
+        if self._optimizer is None:
+            raise ValueError('sync.mode "backward" needs the optimizer: pass optimizer= to GeoSync.')
+        if self.config.sync.optimizer_in_backward and any(len(site.ranks) > 1 for site in self.topology.sites):
+            raise ValueError(
+                "sync.optimizer_in_backward: sites of one process only; here gradients are reduced inside the site "
+                "after backward has made them. Set it to false."
+            )
 
     def _check(self) -> None:
         """Raises what broke, at the first boundary after it broke."""

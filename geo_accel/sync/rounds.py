@@ -4,18 +4,18 @@
 The training thread takes the snapshot and applies the result; everything between runs on one background thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
 from geo_accel.plan.plan import Piece
+from geo_accel.profile.trace import Trace
 from geo_accel.sync.masters import PlainMasters, add, assign, gather
 from geo_accel.sync.outer import Mean, OuterStep
 from geo_accel.sync.staging import Staging
-from geo_accel.sync.trace import Trace
 from geo_accel.transport.exchange import EXCHANGES, Scratch
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.wire.codec import get_codec
@@ -61,11 +61,19 @@ class Rounds:
         self.anchor = anchor
 
     def start(
-        self, pieces: tuple[Piece, ...], *, codec: str, exchange: str, step: int, delay: int, outer: bool = True
+        self,
+        pieces: tuple[Piece, ...],
+        *,
+        codec: str,
+        exchange: str,
+        step: int,
+        delay: int,
+        slot: int | None = None,
     ) -> Round:
-        """Training thread, at step boundary `step`: snapshots `pieces` and queues their exchange.
+        """Training thread, at step `step`: snapshots `pieces` and queues their exchange.
 
-        `delay` 0 promises that `apply` follows before the weights move. Without `outer` the agreement is the mean.
+        `delay` 0 promises that `apply` follows before the weights move. `slot` is the step of the plan that the round
+        belongs to; without one it is a flush's, whose agreement is the mean whatever the outer optimizer.
         """
         layout = self._layout(pieces)
         host, copied = None, None
@@ -76,11 +84,11 @@ class Rounds:
         replaces = delay == 0 and get_codec(codec).lossless
         details = {
             "step": step,
-            "planned": outer,
+            "slot": slot,
             "codec": codec,
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
-        rule = self.outer if outer else Mean()
+        rule = Mean() if slot is None else self.outer
         future = self._pool.submit(self._exchange, layout, host, copied, codec, exchange, rule, replaces, details)
         return Round(pieces=pieces, due=step + delay, replaces=replaces, future=future, names=layout.names, host=host)
 
@@ -104,22 +112,29 @@ class Rounds:
         if buffers:
             self._pool.submit(self._average_buffers, [buffer for _, buffer in buffers]).result()
 
-    def time_transfer(self, nbytes: int) -> float:
-        """Seconds that swapping `nbytes` bytes with every peer takes; 0 on a rank that carries nothing."""
+    def time_transfer(self, nbytes: int, partners: Sequence[int] | None = None) -> tuple[float, float]:
+        """Seconds that swapping `nbytes` bytes with every peer takes, and this process's seconds on its cores for it.
 
-        def transfer() -> float:
-            others = [peer for peer in self._transport.peers if peer != self._topology.rank]
-            seconds = 0.0
+        With `partners` only these peers swap, all at once and each with this rank. Nothing happens, in 0 seconds, on
+        a rank that carries nothing or has no partner.
+        """
+        others = [peer for peer in self._transport.peers if peer != self._topology.rank]
+        if partners is not None:
+            others = [peer for peer in others if peer in partners]
+
+        def transfer() -> tuple[float, float]:
             for size in (1, nbytes):  # the first swap only makes all start the second together
                 payload = torch.zeros(size, dtype=torch.uint8)
-                start = perf_counter()
-                self._transport.swap(
-                    dict.fromkeys(others, payload), {peer: torch.empty_like(payload) for peer in others}
-                )
-                seconds = perf_counter() - start
-            return seconds
+                received = {peer: torch.empty_like(payload) for peer in others}
+                start, busy = perf_counter(), process_time()
+                self._transport.swap(dict.fromkeys(others, payload), received)
+            return perf_counter() - start, process_time() - busy
 
-        return self._pool.submit(transfer).result() if self._topology.carries else 0.0
+        return self._pool.submit(transfer).result() if others else (0.0, 0.0)
+
+    def in_background(self, work: Callable[[], object]) -> Future:
+        """Runs `work` on the background thread, after the rounds that were started before."""
+        return self._pool.submit(work)
 
     def close(self) -> None:
         """Lets go of the background thread; what is queued and has not begun is dropped."""
@@ -158,21 +173,9 @@ class Rounds:
         return self._staging.upload(result)
 
     def _agree(self, layout, host, codec, exchange, outer, replaces) -> torch.Tensor:
-        """The exchange and the new anchor; leaves in `host` what is added to (or replaces) the weights."""
-        spans, offset = [], 0
-        for lo, hi in layout.ranges:
-            spans.append((slice(offset, offset + hi - lo), lo, hi))
-            offset += hi - lo
-        for span, lo, hi in spans:
-            host[span].sub_(self.anchor[lo:hi])
-        agreement = EXCHANGES[exchange](self._transport, get_codec(codec), host, self._scratch)
-        for span, lo, hi in spans:
-            change = outer.step(agreement.mean[span], lo, hi)
-            self.anchor[lo:hi].add_(change)
-            if replaces:
-                host[span].copy_(self.anchor[lo:hi])
-            else:
-                torch.sub(change, agreement.said[span], out=host[span])
+        agree(
+            self._transport, exchange, codec, host, self.anchor, layout.ranges, outer, self._scratch, replaces=replaces
+        )
         return host
 
     @torch.no_grad()
@@ -180,10 +183,57 @@ class Rounds:
         topology = self._topology
         flat = torch.cat([buffer.detach().float().cpu().view(-1) for buffer in buffers])
         if topology.carries and topology.local_index == 0:
-            flat = EXCHANGES["direct"](self._transport, get_codec("fp32"), flat, self._scratch).mean.clone()
+            for part in EXCHANGES["direct"](
+                self._transport, get_codec("fp32"), flat, self._scratch, lambda lo, hi: None
+            ):
+                flat[part.lo : part.hi] = part.mean
         self._transport.broadcast_in_site(flat)
         for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))
+
+
+def agree(
+    transport: GlooTransport,
+    exchange: str,
+    codec: str,
+    host: torch.Tensor,
+    anchor: torch.Tensor,
+    ranges: Sequence[tuple[int, int]],
+    outer: OuterStep,
+    scratch: Scratch,
+    *,
+    replaces: bool,
+) -> None:
+    """Background thread: one exchange of a snapshot and the new anchor (DESIGN 3).
+
+    `host` is the snapshot, flat fp32, of the elements of `anchor` in `ranges`; in the end it holds what is added to
+    the weights, or with `replaces` the agreed values that replace them.
+    """
+    spans, offset = [], 0
+    for lo, hi in ranges:
+        spans.append((offset, offset + hi - lo, lo))
+        offset += hi - lo
+
+    def parts(lo: int, hi: int) -> Iterator[tuple[int, int, int, int]]:
+        """Where [lo, hi) of the buffer lies: in the buffer and in the anchor."""
+        for begin, end, place in spans:
+            first, last = max(lo, begin), min(hi, end)
+            if first < last:
+                yield first, last, place + first - begin, place + last - begin
+
+    def prepare(lo: int, hi: int) -> None:
+        for first, last, start, stop in parts(lo, hi):
+            host[first:last].sub_(anchor[start:stop])
+
+    for part in EXCHANGES[exchange](transport, get_codec(codec), host, scratch, prepare):
+        for first, last, start, stop in parts(part.lo, part.hi):
+            inside = slice(first - part.lo, last - part.lo)
+            change = outer.step(part.mean[inside], start, stop)
+            anchor[start:stop].add_(change)
+            if replaces:
+                host[first:last].copy_(anchor[start:stop])
+            else:
+                torch.sub(change, part.said[inside], out=host[first:last])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

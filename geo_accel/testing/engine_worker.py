@@ -9,15 +9,19 @@ import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from geo_accel.integrations.session import Session, connect
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
+from geo_accel.testing.pace_worker import Weights
+from geo_accel.units import checksums, find_units
 
 
 def build() -> nn.Module:
@@ -46,7 +50,7 @@ def nudge(model: nn.Module, seed: int, scale: float = 1.0) -> None:
 def start(settings: dict, model: nn.Module) -> tuple[Session, Engine]:
     session = connect(settings)
     assert session is not None
-    return session, session.engine(model)
+    return session, session.engine(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def site_mean(session: Session, values: torch.Tensor) -> torch.Tensor:
@@ -104,22 +108,136 @@ def moving(settings: dict, steps: int) -> dict:
     return record
 
 
+class TiedBlocks(nn.Module):
+    """A weight used first and last, recomputed activations, and a layer that gets no gradient."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Linear(8, 6)
+        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        self.unused = nn.Linear(3, 3)
+        self._reentrant = reentrant
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(values)
+        for block in self.blocks:
+            hidden = torch.tanh(recompute(block, hidden, use_reentrant=self._reentrant))
+        return (hidden @ self.embedding.weight).square().mean()
+
+
+def averaged_in_backward(settings: dict, steps: int, reentrant: bool = False) -> dict:
+    """Two copies of a model, trained alike: one by mode "backward", one averaged by a plain collective where that
+    mode should. Accumulation, recomputation, a tied weight, a layer without gradient; clipping where it is allowed."""
+    reference, model = TiedBlocks(reentrant), TiedBlocks(reentrant)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.5, momentum=0.9) for m in (reference, model)]
+    session = connect(settings)
+    last = [False]
+    engine = session.engine(model, optimizer=optimizers[1], is_last_micro_batch=lambda: last[0])
+    after_update = engine.config.sync.optimizer_in_backward
+    units = find_units(reference)
+    distances, changed, norm_error = [], 0, 0.0
+    for step in range(1, steps + 1):
+        for micro_batch in range(2):
+            last[0] = micro_batch == 1
+            noise = torch.Generator().manual_seed(100 * step + 10 * micro_batch + session.topology.site_index)
+            for copy in (reference, model):
+                noise.manual_seed(noise.initial_seed())
+                copy(torch.randn(4, 8, generator=noise)).backward()
+        if not after_update:
+            norms = [nn.utils.clip_grad_norm_(copy.parameters(), 0.05).item() for copy in (reference, model)]
+            norm_error = max(norm_error, abs(norms[0] - norms[1]))
+        plan = engine.plan
+        members = (
+            {}
+            if plan is None
+            else {piece.unit for members in plan.rounds[(step - engine.adopted) % plan.period] for piece in members}
+        )
+
+        def average(members=members) -> None:
+            with torch.no_grad():
+                for unit in members:
+                    for _, parameter in units[unit].parameters:
+                        parameter.copy_(site_mean(session, parameter))
+
+        before = vector(reference)
+        if after_update:
+            optimizers[0].step()
+            average()
+        else:
+            average()
+            changed += not torch.equal(before, vector(reference))
+            optimizers[0].step()
+        optimizers[1].step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        distances.append((vector(model) - vector(reference)).abs().max().item())
+        engine.step()
+    record = {
+        "distances": distances,
+        "changed": changed,
+        "norm_error": norm_error,
+    }
+    engine.flush()
+    record["bits"] = vector(model).tolist()
+    engine.close()
+    return record
+
+
+def followed(steps: int, change_at: int) -> dict:
+    """Plans over swaps that take as long as on a link of 200, later 40 Mbit/s; a step takes 10 ms.
+
+    Everything is "auto" with two ranks. More may have to share cores, and then computing sets the period: there it is
+    stated, and the model larger, so that transfers stay long enough to tell the link.
+    """
+    torch.manual_seed(0)
+    alone = dist.get_world_size() == 2
+    model = Weights(400_000 if alone else 2_000_000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    # A busy machine's latency, if measured, would make these small transfers say nothing about the link.
+    link = {"link": {"latency_ms": 0.1}}
+    session = connect(link if alone else link | {"sync": {"period": 4}})
+    send, mbps = session.transport._send_and_receive, [200.0]
+
+    def send_slowly(sends: dict, receives: dict, start: float) -> None:
+        send(sends, receives, start)
+        time.sleep(sum(tensor.numel() * tensor.element_size() for tensor in sends.values()) * 8e-6 / mbps[0])
+
+    session.transport._send_and_receive = send_slowly
+    engine = session.engine(model, optimizer=optimizer)
+    nudge(model, seed=session.topology.site_index, scale=0.1)
+    for step in range(1, steps + 1):
+        if step == change_at:
+            mbps[0] = 40.0
+        model(torch.ones(())).backward()
+        time.sleep(0.01)
+        optimizer.step()
+        engine.step()
+    engine.flush()
+    summary = engine.summary()
+    record = {"plans": summary["plans"], "link_mbps": summary["link_mbps"], "bits": checksums(engine.units)}
+    engine.close()
+    return record
+
+
 def random_life(out: Path, seed: int, runs: int) -> dict:
     """Random periods, schedules, codecs, flushes, saves and restarts; what each step started is in the traces."""
     chooser = random.Random(seed)  # the same on every rank
     lives = []
     for number in range(runs):
         period = chooser.randint(1, 7)
+        mode = chooser.choice(["stream", "backward"])
         settings = config(
+            mode=mode,
             period=period,
             schedule=chooser.choice(["full", "equal", "stream"]),
-            delay=chooser.randint(1, period),
+            delay=chooser.randint(1, period) if mode == "stream" else "auto",
             codec=chooser.choice(["fp32", "bf16"]),
             outer=chooser.choice(["mean", {"type": "nesterov", "lr": 0.7, "momentum": 0.5}]),
         )
         model = build()
         folder = out / f"life-{seed}-{number}"
-        segments, step = [], 0
+        segments, step, begin = [], 0, None
         for segment in range(3):  # two restarts from checkpoints
             os.environ["GEO_ACCEL_TRACE"] = str(folder / f"trace-{segment}")
             session, engine = start(settings, model)
@@ -131,13 +249,22 @@ def random_life(out: Path, seed: int, runs: int) -> dict:
                 if chooser.random() < 0.8:  # else a skipped step: nothing moved, the boundary counts all the same
                     nudge(model, seed=1000 * step + session.topology.site_index, scale=0.01)
                 engine.step()
+                begin = begin or engine.adopted
                 if chooser.random() < 0.2:
                     engine.flush()
             checkpoint.save(engine, folder / "saved", {"site": session.topology.site_index}, session.writes_site)
             engine.close()
             segments.append(steps)
             dist.barrier()
-        lives.append({"period": period, "steps": segments, "bits": vector(model).tolist(), "folder": str(folder)})
+        lives.append(
+            {
+                "period": period,
+                "begin": begin,
+                "steps": segments,
+                "bits": vector(model).tolist(),
+                "folder": str(folder),
+            }
+        )
     del os.environ["GEO_ACCEL_TRACE"]
     return {"lives": lives}
 
@@ -152,6 +279,19 @@ SCENARIOS = {
     "moving_nesterov": lambda out: moving(
         config(period=3, outer={"type": "nesterov", "lr": 0.9, "momentum": 0.5}), 10
     ),
+    "backward": lambda out: averaged_in_backward(
+        config(mode="backward", schedule="equal", period=3, delay="auto"), 12
+    ),
+    "backward_reentrant": lambda out: averaged_in_backward(
+        config(mode="backward", schedule="full", period=2, delay="auto"), 8, reentrant=True
+    ),
+    "backward_measured": lambda out: averaged_in_backward(
+        config(mode="backward", schedule="dreamddp", period=2, delay="auto"), 16
+    ),
+    "optimizer_in_backward": lambda out: averaged_in_backward(
+        config(mode="backward", schedule="equal", period=3, delay="auto", optimizer_in_backward=True), 12
+    ),
+    "followed": lambda out: followed(steps=130, change_at=40),
     "lives": lambda out: random_life(out, seed=7, runs=6),
 }
 

@@ -64,15 +64,15 @@ def error_lines(finished: Finished) -> list[str]:
     return [line for line in finished.output.splitlines() if line.startswith("error: ")]
 
 
-def windows_without(traces: Sequence[Path], period: int, steps: int) -> list[tuple[int, int]]:
-    """(unit, first step) of every window of `period` consecutive steps in which a unit was not started whole.
+def windows_without(traces: Sequence[Path], period: int, steps: int, begin: int = 1) -> list[tuple[int, int]]:
+    """(unit, first step) of every window of `period` steps, from step `begin` on, that did not start a unit whole.
 
     `traces` are one rank's, in order; only rounds of the plan count, flushes do not. Empty where the promise holds.
     """
     started: dict[int, dict[int, float]] = {}
     for path in traces:
         for event in json.loads(path.read_text())["traceEvents"]:
-            if event.get("cat") == "transfer" and event["args"]["planned"]:
+            if event.get("cat") == "transfer" and event["args"]["slot"] is not None:
                 for unit, _, parts in event["args"]["pieces"]:
                     shares = started.setdefault(unit, {})
                     step = event["args"]["step"]
@@ -81,6 +81,6 @@ def windows_without(traces: Sequence[Path], period: int, steps: int) -> list[tup
     return [
         (unit, first)
         for unit, shares in started.items()
-        for first in range(1, steps - period + 2)
+        for first in range(begin, steps - period + 2)
         if sum(share for step, share in shares.items() if first <= step < first + period) < 1 - 1e-9
     ]

@@ -33,7 +33,7 @@ from geo_accel.units import checksums, find_units
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--integration", choices=("accelerate", "trainer"), default="accelerate")
-    parser.add_argument("--method", choices=("geo", "ddp", "local_sgd", "none"), default="geo")
+    parser.add_argument("--method", choices=("geo", "ddp", "local_sgd", "none", "average_first"), default="geo")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--model", default="gpt2")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
@@ -45,6 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--clip", type=float, default=0.0)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in backward")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--private", action="store_true")
@@ -129,6 +130,8 @@ def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> torc
 
 
 def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> None:
+    if options.checkpointing:
+        model.gradient_checkpointing_enable()
     accelerator = Accelerator(
         gradient_accumulation_steps=options.accumulate,
         mixed_precision="bf16" if options.bf16 else "no",
@@ -142,7 +145,10 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
     # do once more than the run it continues, and dropout masks would differ.
     order = torch.Generator().manual_seed(options.seed)
     loader = DataLoader(data, batch_size=options.batch, shuffle=True, generator=order)
-    wrapped, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    if options.method == "average_first":  # gradients stay where they are, so nothing is wrapped around the model
+        wrapped, (optimizer, loader, scheduler) = model, accelerator.prepare(optimizer, loader, scheduler)
+    else:
+        wrapped, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     geo = local = None
     if options.method == "geo":
         time.sleep(options.late_s)
@@ -172,6 +178,8 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
                     accelerator.backward(loss)
                     if accelerator.sync_gradients and options.clip:
                         accelerator.clip_grad_norm_(wrapped.parameters(), options.clip)
+                    if accelerator.sync_gradients and options.method == "average_first" and step > 0:
+                        average(model)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad()
@@ -193,6 +201,16 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
         record["before_flush"] = fingerprint(model)
     if geo is not None:
         record["summary"] = geo.summary()
+    if options.method == "average_first":
+        average(model)
+
+
+@torch.no_grad()
+def average(model: torch.nn.Module) -> None:
+    """Sets all parameters to their mean over all ranks, by plain collectives: the reference for mode "backward"."""
+    for parameter in model.parameters():
+        dist.all_reduce(parameter)
+        parameter.div_(dist.get_world_size())
 
 
 class Recorder(TrainerCallback):
@@ -236,6 +254,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         output_dir=str(options.out / "trainer"),
         use_cpu=True,
         bf16=options.bf16,
+        gradient_checkpointing=options.checkpointing,
         max_steps=options.steps,
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulate,

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ import torch.distributed as dist
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.store import seconds
+
+_KEPT_SWAPS = 4096
 
 
 class GlooTransport:
@@ -31,6 +34,7 @@ class GlooTransport:
         self.deadline_s = deadline_s
         self.bytes_sent = 0
         """Payload bytes that this rank has sent across the WAN."""
+        self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
         start = time.monotonic()
         try:
             # new_group is collective over the world: every rank makes every group, in this order.
@@ -57,6 +61,14 @@ class GlooTransport:
         Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline.
         """
         start = time.monotonic()
+        self._send_and_receive(sends, receives, start)
+        nbytes = sum(tensor.numel() * tensor.element_size() for tensor in sends.values())
+        self.bytes_sent += nbytes
+        self._swaps.append((nbytes, time.monotonic() - start))
+
+    def _send_and_receive(
+        self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], start: float
+    ) -> None:
         # Receives first: a message that finds its receive posted is read straight into place.
         works = []
         for verb, tensors in ((dist.irecv, receives), (dist.isend, sends)):
@@ -73,7 +85,15 @@ class GlooTransport:
                 work.wait(seconds(remaining))
             except RuntimeError as error:
                 raise self._lost(peer, start, error) from error
-        self.bytes_sent += sum(tensor.numel() * tensor.element_size() for tensor in sends.values())
+
+    def take_swaps(self) -> list[tuple[int, float]]:
+        """Bytes sent and seconds of the swaps since the last call, the latest thousands of them.
+
+        Background thread, or while it rests. Peers have as many, in the same order.
+        """
+        taken = list(self._swaps)
+        self._swaps.clear()
+        return taken
 
     def share(self, buffer: torch.Tensor, mine: torch.Tensor | None) -> None:
         """Gives every rank of the site all slices: `buffer` is (slices, n), `mine` this rank's row of n elements.

@@ -36,6 +36,12 @@ class ControlPlane:
         self._count = 0
         self.name_of: Callable[[int], str] = lambda rank: f"rank {rank}"
 
+    def another(self) -> "ControlPlane":
+        """A second one for another thread, whose messages do not meet this one's. Made at the same point by all."""
+        second = ControlPlane(self._rank, self._world_size, self._deadline_s)
+        second.name_of = self.name_of
+        return second
+
     def gather(self, what: str, message: Any) -> list[Any]:
         """Every rank's `message`, by rank. SiteLostError names the ranks that did not arrive in time."""
         self._count += 1

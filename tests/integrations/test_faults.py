@@ -12,6 +12,13 @@ from geo_accel.testing.runs import WORKER, Run, error_lines
 IMPATIENT = json.dumps(
     {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"round_timeout_s": 6}}
 )
+BACKWARD = json.dumps(
+    {
+        "sync": {"mode": "backward", "schedule": "equal", "period": 2},
+        "compression": {"codec": "fp32"},
+        "resilience": {"round_timeout_s": 6},
+    }
+)
 
 
 def launch(tmp_path, *arguments, per_rank=None, sites=(1, 1)):
@@ -25,11 +32,12 @@ def only_line(finished, code):
     return lines[0]
 
 
-@pytest.mark.parametrize("integration, dead", [("accelerate", 0), ("trainer", 1)])
-def test_survivors_of_a_dead_site_stop_and_keep_their_work(tmp_path, integration, dead):
-    finished = launch(
-        tmp_path, "--integration", integration, "--config", IMPATIENT, per_rank={dead: ["--die-at", "7"]}
-    )
+@pytest.mark.parametrize(
+    "integration, dead, config",
+    [("accelerate", 0, IMPATIENT), ("trainer", 1, IMPATIENT), ("accelerate", 1, BACKWARD), ("trainer", 1, BACKWARD)],
+)
+def test_survivors_of_a_dead_site_stop_and_keep_their_work(tmp_path, integration, dead, config):
+    finished = launch(tmp_path, "--integration", integration, "--config", config, per_rank={dead: ["--die-at", "7"]})
     survivor = 1 - dead
     assert finished[dead].returncode == -9
     line = only_line(finished[survivor], 3)

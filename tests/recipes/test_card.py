@@ -7,7 +7,7 @@ from recipes.card import geo_summary, write_card
 
 
 def test_the_card_has_a_header_metrics_and_the_run(tmp_path):
-    summary = {"sites": ["a", "b"], "plan": {"period": 4, "codec": "bf16", "starts": [[0, 1]]}, "wan_bytes": 12}
+    summary = {"sites": ["a", "b"], "plan": {"period": 4, "codec": "bf16", "rounds": [[["wte"]]]}, "wan_bytes": 12}
     write_card(tmp_path, base_model="gpt2", metrics={"eval_loss": 1.23456}, summary=summary)
     card = (tmp_path / "README.md").read_text()
     _, header, body = card.split("---\n", 2)
@@ -19,7 +19,7 @@ def test_the_card_has_a_header_metrics_and_the_run(tmp_path):
     }
     for row in ("| eval_loss | 1.235 |", "| sites | a, b |", "| plan.period | 4 |", "| wan_bytes | 12 |"):
         assert row in body
-    assert "starts" not in body
+    assert "rounds" not in body
 
 
 def test_without_geo_accel_there_is_no_such_section(tmp_path):

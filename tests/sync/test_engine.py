@@ -99,7 +99,7 @@ def test_every_unit_starts_in_any_period_of_consecutive_steps(records):
     """Over random plans, skipped steps, flushes, saves and restarts from checkpoints."""
     for life in records["lives"][0]["lives"]:
         traces = [Path(life["folder"]) / f"trace-{i}" / "rank-0.trace.json" for i in range(len(life["steps"]))]
-        assert windows_without(traces, life["period"], sum(life["steps"])) == []
+        assert windows_without(traces, life["period"], sum(life["steps"]), life["begin"]) == []
 
 
 def test_wan_bytes_do_not_grow_with_the_ranks_of_a_site(launched):

@@ -1,0 +1,70 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Steps of a known length: a model that hardly computes and sleeps instead, synchronised for real.
+
+Started by the lab, once per site. Prints "step N" after every step and writes `rank-R.json` (boundaries in seconds,
+the engine's summary) into --out. A step's length does not depend on what else the machine does, so a test can tell
+waiting from computing.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from geo_accel.integrations.session import connect
+
+
+class Weights(nn.Module):
+    """`units` units of `values` parameters in all, each used once."""
+
+    def __init__(self, values: int, units: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(values // units, 1, bias=False) for _ in range(units))
+
+    def forward(self, probe: torch.Tensor) -> torch.Tensor:
+        return sum(layer.weight[0, 0] * probe for layer in self.layers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--values", type=int, default=2_000_000)
+    parser.add_argument("--step-s", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dist.init_process_group("gloo")
+    model = Weights(options.values)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    session = connect(json.loads(options.config))
+    engine = session.engine(model, optimizer=optimizer)
+    boundaries = []
+    for step in range(1, options.steps + 1):
+        loss = model(torch.ones(()))
+        time.sleep(options.step_s / 2)
+        loss.backward()
+        time.sleep(options.step_s / 2)
+        optimizer.step()
+        optimizer.zero_grad()
+        engine.step()
+        boundaries.append(time.perf_counter())
+        print(f"step {step}.", flush=True)
+    engine.settle()
+    record = {"boundaries": boundaries, "summary": engine.summary()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"rank-{dist.get_rank()}.json").write_text(json.dumps(record))
+    engine.close()
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
