@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Runs a command on the sites of an emulated WAN: starts the supervisor, follows it, gathers output and results."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from geo_accel.lab.changes import RateChange, TextWatch, make_rate_changes
 from geo_accel.lab.namespaces import LabUnavailable, unshare_command
 from geo_accel.lab.sites import Site, choose_master_port, make_sites, site_command, site_environment
 
@@ -47,6 +49,20 @@ class SiteResult:
 
 
 @dataclass(kw_only=True, slots=True)
+class RateChangeResult:
+    """What became of one change of the sites' rates."""
+
+    after_s: float | None
+    """When it was to happen: seconds from the start of the commands; None for a change by text."""
+    after_text: str | None
+    """When it was to happen: at the first line that contains this; None for a change by time."""
+    mbps: tuple[float, ...]
+    """The sites' new rates, in order, 10**6 bits per second."""
+    at_s: float | None = None
+    """Seconds from the start of the commands until all sites had their new rate; None if it never happened."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LabResult:
     """What a run of the lab did."""
 
@@ -62,8 +78,10 @@ class LabResult:
     """TCP's in the sites; None without shaping."""
     stopped_by: str | None = None
     """SIGINT, SIGTERM or timeout if the run was cut short from outside."""
+    rate_changes: list[RateChangeResult] = field(default_factory=list)
+    """One entry per change asked for, in the order given."""
     notes: list[str] = field(default_factory=list)
-    """What the machine did not allow, one line each."""
+    """What the machine did not allow, and what became of rate changes, one line each."""
 
     def as_json(self) -> dict:
         """For `--json`: everything but the output."""
@@ -82,6 +100,7 @@ def run_sites(
     loss_percent: float | Sequence[float] = 0.0,
     ranks_per_site: int = 1,
     shaping: bool = True,
+    rate_changes: Sequence[tuple[float | str, float | Sequence[float]]] = (),
     verify: bool = True,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike | None = None,
@@ -97,6 +116,8 @@ def run_sites(
         loss_percent: share of packets lost of what a site sends; likewise.
         ranks_per_site: with 1, RANK, WORLD_SIZE and so on are set; with more, use torchrun inside the site.
         shaping: False runs the sites on loopback, without namespaces or limits.
+        rate_changes: (when, bandwidth_mbps) pairs, which hold from then on: a number is seconds after the start of the
+            commands, a text waits for the first line of any site's output that contains it. Each happens once.
         verify: measure the links before the run (about two seconds) and refuse if they are not as wanted.
         env: the environment the sites' own variables are added to; this process's by default.
         grace_s: time the others have to stop by themselves when one site has failed; then SIGTERM, then SIGKILL.
@@ -106,11 +127,13 @@ def run_sites(
     allowed, ValueError for settings that cannot work or a network that is not as wanted, FileNotFoundError if the
     command does not exist. On KeyboardInterrupt all sites are ended first.
     """
+    described = make_sites(
+        sites, bandwidth_mbps=bandwidth_mbps, latency_ms=latency_ms, loss_percent=loss_percent, shaping=shaping
+    )
     lab = Lab(
         command,
-        make_sites(
-            sites, bandwidth_mbps=bandwidth_mbps, latency_ms=latency_ms, loss_percent=loss_percent, shaping=shaping
-        ),
+        described,
+        rate_changes=make_rate_changes(rate_changes, described),
         ranks_per_site=ranks_per_site,
         verify=verify,
         env=env,
@@ -128,6 +151,7 @@ class Lab:
         command: Sequence[str],
         sites: Sequence[Site],
         *,
+        rate_changes: Sequence[RateChange] = (),
         ranks_per_site: int = 1,
         verify: bool = True,
         env: Mapping[str, str] | None = None,
@@ -143,10 +167,12 @@ class Lab:
         self.folder = os.path.abspath(os.getcwd() if cwd is None else cwd)
         if not command or not _exists(command[0], self.folder, base):
             raise FileNotFoundError(f"command not found: {command[0] if command else 'none given'}")
+        self.rate_changes = list(rate_changes)
         port = choose_master_port(self.shaping)
         self.task = {
             "sites": [asdict(site) for site in sites],
             "shaping": self.shaping,
+            "rate_changes": [asdict(change) for change in self.rate_changes],
             "verify": verify,
             "grace_s": grace_s,
             "cwd": self.folder,
@@ -160,7 +186,8 @@ class Lab:
             sites=[
                 SiteResult(name=site.name, wanted_mbps=site.bandwidth_mbps, wanted_latency_ms=site.latency_ms)
                 for site in sites
-            ]
+            ],
+            rate_changes=[RateChangeResult(**asdict(change)) for change in self.rate_changes],
         )
         self.supervisor: subprocess.Popen | None = None
         self.started = False
@@ -178,11 +205,7 @@ class Lab:
         if not self.started:
             self.supervisor.kill()
             return
-        number = getattr(signal, name, signal.SIGTERM)
-        try:
-            os.write(self.supervisor.stdin.fileno(), f"{int(number)}\n".encode())
-        except (BrokenPipeError, ValueError):
-            return  # it has just ended by itself
+        self._ask(stop=int(getattr(signal, name, signal.SIGTERM)))
 
     def run(
         self,
@@ -227,6 +250,11 @@ class Lab:
             raise self.failure
         return self.result
 
+    def _ask(self, **request: int) -> None:
+        # One write, so that a signal handler cannot come between its halves; if refused, the run has just ended.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            os.write(self.supervisor.stdin.fileno(), (json.dumps(request) + "\n").encode())
+
     def _start_supervisor(self, outputs: Sequence[int]) -> None:
         isolation = unshare_command() if self.shaping else []
         root = str(Path(__file__).parents[2])
@@ -253,6 +281,7 @@ class Lab:
     def _follow(self, reads, timeout_s, on_output, on_started, on_tick) -> None:
         chunks: list[list[bytes]] = [[] for _ in reads]
         events, diagnosis, finished = b"", b"", False
+        watch = TextWatch(self.rate_changes, len(reads))
         with selectors.DefaultSelector() as selector:
             for index, read in enumerate(reads):
                 selector.register(read, selectors.EVENT_READ, index)
@@ -271,10 +300,13 @@ class Lab:
                             self._take(event, timeout_s, on_started)
                     elif key.data == "diagnosis":
                         diagnosis = (diagnosis + piece)[-_KEPT_DIAGNOSIS_BYTES:]
-                    elif on_output is not None:
-                        on_output(key.data, piece)
                     else:
-                        chunks[key.data].append(piece)
+                        for change in watch.feed(key.data, piece):
+                            self._ask(change=change)
+                        if on_output is not None:
+                            on_output(key.data, piece)
+                        else:
+                            chunks[key.data].append(piece)
                 if on_tick is not None:
                     on_tick()
                 if self.deadline is not None and time.monotonic() > self.deadline:
@@ -302,12 +334,21 @@ class Lab:
             self.started = True
             if timeout_s is not None:
                 self.deadline = time.monotonic() + timeout_s
+        elif kind == "changed":
+            change = self.rate_changes[event["index"]]
+            result.rate_changes[event["index"]].at_s = event["at_s"]
+            result.notes.append(f"from {event['at_s']:.1f} s on: {change.rates} ({change.moment})")
         elif kind == "exit":
             site = result.sites[event["site"]]
             site.exit_code, site.ended_at_s = event["code"], event["at_s"]
             result.exit_code = result.exit_code or event["code"]
         elif kind == "finished":
             result.duration_s = event["duration_s"]
+            for change, done in zip(self.rate_changes, result.rate_changes, strict=True):
+                if done.at_s is None:
+                    result.notes.append(
+                        f"the change to {change.rates} {change.moment} never happened: the sites ended first"
+                    )
             for site, counts in zip(result.sites, event["byte_counts"] or [], strict=False):
                 site.bytes_sent, site.bytes_received = counts
         elif kind == "error":

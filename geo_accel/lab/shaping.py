@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 from geo_accel.lab.namespaces import LabUnavailable, inside, new_network_namespace, tool_path
@@ -30,7 +31,6 @@ _LARGEST_BURST_BYTES = 32 * 1024
 _QUEUE_S = 0.1
 _SMALLEST_QUEUE_BYTES = 256 * 1024
 _SMALLEST_LARGE_PACKET_BYTES = 9000
-_LARGEST_PACKET_BYTES = 65536
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM = 0x17
 
@@ -55,6 +55,13 @@ class Wiring:
             with inside(namespace):
                 counts.append(_read_counters(Path("/proc/thread-self/net/dev").read_text()))
         return counts
+
+    def change_rates(self, sites: Sequence[Site]) -> None:
+        """Gives each site the rate it has in `sites`, in place: connections live on, queued packets stay queued."""
+        for site, namespace in zip(sites, self.namespaces, strict=True):
+            with inside(namespace):
+                for command in queue_commands(site, netem=self.carrier == "netem", action="change"):
+                    _run(command)
 
     def take_down(self) -> int:
         """Ends the relays, the hub's ports and the namespaces; returns the packets that relays dropped unasked."""
@@ -90,11 +97,17 @@ def carriers_for(sites: Sequence[Site]) -> list[str]:
     return ["netem", "relay"]
 
 
-def wire(sites: Sequence[Site], carrier: str) -> Wiring:
+def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = ()) -> Wiring:
     """Builds the network in the caller's network namespace, which becomes the hub.
+
+    `later` holds the sites as they will be after each change of their rates. Windows and relays are made for the
+    highest rate of a site, packets for the lowest.
 
     Raises LabUnavailable, with the words of the tool that refused, where the kernel lacks something.
     """
+    states = list(zip(sites, *later, strict=True))
+    rate = attrgetter("bandwidth_mbps")
+    fastest, slowest = [max(one, key=rate) for one in states], [min(one, key=rate) for one in states]
     namespaces = [new_network_namespace() for _ in sites]
     _silence_ipv6()
     lines = [] if carrier == "relay" else ["link add hub type bridge", "link set hub up"]
@@ -117,22 +130,20 @@ def wire(sites: Sequence[Site], carrier: str) -> Wiring:
                 f"link set {WAN_INTERFACE} address {mac_address(site)} up",
                 f"address add {site.address}/24 dev {WAN_INTERFACE}",
             )
-            if burst_bytes(site) >= _SMALLEST_LARGE_PACKET_BYTES:
-                # Packets that need no splitting by tbf save the machine most of its work at such rates.
-                _ip(f"link set {WAN_INTERFACE} gso_max_size {min(burst_bytes(site) * 7 // 10, _LARGEST_PACKET_BYTES)}")
+            _limit_packets(slowest[site.index], changing=bool(later))
             for command in queue_commands(site, netem=carrier == "netem"):
                 _run(command)
-            congestion_control = _tune_tcp(sites)
+            congestion_control = _tune_tcp(fastest)
             if carrier == "relay":
                 _compute_checksums_in_software()
     wiring = Wiring(carrier=carrier, congestion_control=congestion_control, namespaces=namespaces)
     if carrier == "relay":
-        wiring.relays = [_start_relay(site, sites) for site in sites]
+        wiring.relays = [_start_relay(site, fastest) for site in fastest]
     return wiring
 
 
-def queue_commands(site: Site, *, netem: bool) -> list[list[str]]:
-    """The tc commands that shape a site's egress, to be run inside it."""
+def queue_commands(site: Site, *, netem: bool, action: str = "add") -> list[list[str]]:
+    """The tc commands that shape a site's egress, to be run inside it; `action` is add, or later change."""
     bits_per_s = site.bandwidth_mbps * 1e6
     # A burst goes out at the machine's own speed, so it must be small beside the smallest message of interest
     # (64 KiB), and yet bridge the lateness of the kernel's timer. tbf splits larger packets by itself.
@@ -140,12 +151,12 @@ def queue_commands(site: Site, *, netem: bool) -> list[list[str]]:
     queue = max(_SMALLEST_QUEUE_BYTES, int(bits_per_s / 8 * _QUEUE_S))
     shaper = ["tbf", "rate", f"{int(bits_per_s)}bit", "burst", str(burst), "limit", str(queue)]
     if not netem:
-        return [["tc", "qdisc", "add", "dev", WAN_INTERFACE, "root", *shaper]]
+        return [["tc", "qdisc", action, "dev", WAN_INTERFACE, "root", *shaper]]
     packets = int(bits_per_s / 8 * site.latency_ms / 1000 / 500) + 10_000
     delay = ["netem", "delay", f"{site.latency_ms:g}ms", "loss", f"{site.loss_percent:g}%", "limit", str(packets)]
     return [
-        ["tc", "qdisc", "add", "dev", WAN_INTERFACE, "root", "handle", "1:", *delay],
-        ["tc", "qdisc", "add", "dev", WAN_INTERFACE, "parent", "1:1", "handle", "2:", *shaper],
+        ["tc", "qdisc", action, "dev", WAN_INTERFACE, "root", "handle", "1:", *delay],
+        ["tc", "qdisc", action, "dev", WAN_INTERFACE, "parent", "1:1", "handle", "2:", *shaper],
     ]
 
 
@@ -161,6 +172,17 @@ def burst_bytes(site: Site) -> int:
 def mac_address(site: Site) -> str:
     """A locally administered address; its last byte is the index of the site, which relays read."""
     return f"02:00:0a:4d:00:{site.index:02x}"
+
+
+def _limit_packets(site: Site, *, changing: bool) -> None:
+    """How large the packets are that TCP hands over, for a site at its lowest rate."""
+    if burst_bytes(site) >= _SMALLEST_LARGE_PACKET_BYTES:
+        # Packets that need no splitting by tbf save the machine most of its work at such rates.
+        _ip(f"link set {WAN_INTERFACE} gso_max_size {burst_bytes(site) * 7 // 10}")
+    elif changing:
+        # tbf splits on arrival what exceeds its burst. A packet that waits when the burst becomes smaller than itself
+        # is never sent, nor is anything behind it.
+        _ip(f"link set {WAN_INTERFACE} gso_max_segs 1")
 
 
 def _silence_ipv6() -> None:

@@ -55,7 +55,7 @@ def make_sites(
     """
     if not 1 <= count <= 250:
         raise ValueError(f"sites: {count} given; a lab has 1 to 250 sites")
-    bandwidths = _per_site("bandwidth_mbps", bandwidth_mbps, count, lowest=0.1, highest=100_000)
+    bandwidths = bandwidth_per_site("bandwidth_mbps", bandwidth_mbps, count)
     latencies = _per_site("latency_ms", latency_ms, count, lowest=0, highest=10_000)
     losses = _per_site("loss_percent", loss_percent, count, lowest=0, highest=50)
     if not shaping and (any(latencies) or any(losses)):
@@ -125,6 +125,14 @@ def choose_master_port(shaping: bool) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def bandwidth_per_site(name: str, value: float | Sequence[float], count: int) -> list[float]:
+    """A rate for each of `count` sites, in 10**6 bits per second, from one for all or one per site.
+
+    Raises ValueError, beginning with `name`, for rates that the lab cannot make.
+    """
+    return _per_site(name, value, count, lowest=0.1, highest=100_000)
 
 
 def _per_site(name: str, value: float | Sequence[float], count: int, *, lowest: float, highest: float) -> list[float]:

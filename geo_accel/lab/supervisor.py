@@ -2,8 +2,9 @@
 """The process that holds the lab's network and runs the sites' commands.
 
 It is process 1 of the lab's namespaces: the kernel ends everything inside when it ends. It reads one JSON line that
-describes the run, then one line per request to stop; end of input means that the lab itself has died. It writes one
-JSON line per event: note, probe, started, exit, finished, error.
+describes the run, then one JSON line per request: {"stop": number of a signal} or {"change": index of a rate change};
+end of input means that the lab itself has died. It writes one JSON line per event: note, probe, started, changed,
+exit, finished, error.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from geo_accel.lab import verify
+from geo_accel.lab.changes import RateChange
 from geo_accel.lab.namespaces import LabUnavailable, become_subreaper, mount, unmount
 from geo_accel.lab.shaping import Wiring, carriers_for, wire
 from geo_accel.lab.sites import Site
@@ -27,7 +30,7 @@ TERM_TO_KILL_S = 10.0
 
 SETTLE_STEP_S = 0.05
 SETTLE_TIMEOUT_S = 3.0
-PROBE_ATTEMPTS = 2
+PROBE_ATTEMPTS = 4
 
 
 class Supervisor:
@@ -35,11 +38,19 @@ class Supervisor:
         self.task = task
         self.events = events
         self.sites = [Site(**one) for one in task["sites"]]
+        self.changes = [RateChange(**one) for one in task["rate_changes"]]
+        self.later = [
+            [replace(site, bandwidth_mbps=mbps) for site, mbps in zip(self.sites, one.mbps, strict=True)]
+            for one in self.changes
+        ]
+        self.timed = sorted((one.after_s, index) for index, one in enumerate(self.changes) if one.after_s is not None)
         self.wiring: Wiring | None = None
         self.running: dict[int, Site] = {}
         self.term_at: float | None = None
         self.kill_at: float | None = None
         self.stops = 0
+        self.requests = b""
+        self.begin = 0.0
 
     def tell(self, event: str, **facts: object) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -57,11 +68,11 @@ class Supervisor:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         before = self.settled_byte_counts() if self.wiring else None
-        begin = time.monotonic()
+        self.begin = time.monotonic()
         self.start_sites()
         self.tell("started")
-        self.supervise(wake_read, begin)
-        duration = time.monotonic() - begin
+        self.supervise(wake_read)
+        duration = time.monotonic() - self.begin
         counts = None
         if self.wiring:
             after = self.wiring.byte_counts()
@@ -101,11 +112,11 @@ class Supervisor:
         carriers, fault = carriers_for(self.sites), "no carrier"
         for carrier in carriers:
             last = carrier == carriers[-1]
-            self.wiring = wire(self.sites, carrier)
+            self.wiring = wire(self.sites, carrier, self.later)
             if not self.task["verify"]:
                 self.tell_probe(None, None)
                 return
-            # A machine that is busy for a moment deserves a second look.
+            # A machine that is busy for a moment deserves another look.
             for _ in range(PROBE_ATTEMPTS):
                 seen = verify.measure(self.sites, self.start_probe)
                 fault = verify.find_fault(self.sites, seen, carrier)
@@ -157,8 +168,8 @@ class Supervisor:
             **how,
         )
 
-    def supervise(self, wake: int, begin: float) -> None:
-        """Until all sites have ended: reaps, obeys requests, and ends those that outlive their grace."""
+    def supervise(self, wake: int) -> None:
+        """Until all sites have ended: reaps, obeys, changes rates, and ends those that outlive their grace."""
         while self.running:
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at:
@@ -167,14 +178,17 @@ class Supervisor:
             elif self.term_at is not None and now >= self.term_at:
                 self.signal_sites(signal.SIGTERM)
                 self.term_at, self.kill_at = None, now + TERM_TO_KILL_S
-            deadlines = [at for at in (self.term_at, self.kill_at) if at is not None]
+            while self.timed and now >= self.begin + self.timed[0][0]:
+                self.change_rates(self.timed.pop(0)[1])
+            change_at = self.begin + self.timed[0][0] if self.timed else None
+            deadlines = [at for at in (self.term_at, self.kill_at, change_at) if at is not None]
             wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
             ready, _, _ = select.select([0, wake], [], [], wait)
             if wake in ready:
                 os.read(wake, 4096)
             if 0 in ready:
                 self.obey(os.read(0, 4096))
-            self.reap(begin)
+            self.reap()
         self.end_orphans()
 
     def obey(self, requests: bytes) -> None:
@@ -183,15 +197,28 @@ class Supervisor:
             self.signal_sites(signal.SIGKILL)
             self.end_orphans()
             os._exit(1)
-        for line in requests.splitlines():
+        *lines, self.requests = (self.requests + requests).split(b"\n")
+        for request in map(json.loads, lines):
+            if "change" in request:
+                self.change_rates(request["change"])
+                continue
             self.stops += 1
             if self.stops > 1:
                 self.signal_sites(signal.SIGKILL)
             else:
-                self.signal_sites(int(line))
+                self.signal_sites(request["stop"])
                 self.term_at = time.monotonic() + min(self.task["grace_s"], TERM_TO_KILL_S)
 
-    def reap(self, begin: float) -> None:
+    def change_rates(self, index: int) -> None:
+        change = self.changes[index]
+        try:
+            self.wiring.change_rates(self.later[index])
+        except LabUnavailable as reason:
+            # The lab as such is available: to run without shaping, which that error suggests, would not help.
+            raise ValueError(f"the rate change {change.moment} failed: {reason}") from None
+        self.tell("changed", index=index, at_s=time.monotonic() - self.begin)
+
+    def reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -206,7 +233,7 @@ class Supervisor:
                 continue
             code = os.waitstatus_to_exitcode(status)
             code = 128 - code if code < 0 else code
-            self.tell("exit", site=site.index, code=code, at_s=time.monotonic() - begin)
+            self.tell("exit", site=site.index, code=code, at_s=time.monotonic() - self.begin)
             if code and self.term_at is None and self.kill_at is None and self.running:
                 self.term_at = time.monotonic() + self.task["grace_s"]
 

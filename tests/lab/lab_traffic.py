@@ -2,6 +2,7 @@
 """What the sites of the lab's own tests run: sends messages from site 1 to site 0 and times them.
 
 Usage: lab_traffic.py RANK MASTER BYTES COUNT; site 1 prints the seconds of each message, acknowledgement included.
+Half way, site 0 says so.
 """
 
 import socket
@@ -11,16 +12,20 @@ import time
 PORT = 5000
 
 
-def serve(master: str) -> None:
+def serve(master: str, count: int) -> None:
     with socket.create_server((master, PORT)) as server:
         link, _ = server.accept()
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray(1 << 20)
+    served = 0
     while head := link.recv(8, socket.MSG_WAITALL):
         left = int.from_bytes(head, "little")
         while left:
             left -= link.recv_into(buffer, min(left, len(buffer)))
         link.sendall(b".")
+        served += 1
+        if served == count // 2:
+            print("now half way through", flush=True)
 
 
 def send(master: str, size: int, count: int) -> None:
@@ -44,6 +49,6 @@ def send(master: str, size: int, count: int) -> None:
 if __name__ == "__main__":
     rank, master, size, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if rank == 0:
-        serve(master)
+        serve(master, count)
     else:
         send(master, size, count)

@@ -55,3 +55,12 @@ def test_netem_delays_before_the_rate_is_shaped():
     assert rate[rate.index("tbf") :][:3] == ["tbf", "rate", "100000000bit"]
     assert delay[delay.index("handle") + 1] == "1:"
     assert rate[rate.index("parent") + 1] == "1:1"
+
+
+@pytest.mark.parametrize("netem", [False, True])
+def test_a_queue_is_changed_where_it_was_added_by_the_same_rules(netem):
+    site = make_sites(1, bandwidth_mbps=30, latency_ms=10)[0]
+    added = queue_commands(site, netem=netem)
+    changed = queue_commands(site, netem=netem, action="change")
+    assert all("add" in command for command in added)
+    assert changed == [["change" if word == "add" else word for word in command] for command in added]
