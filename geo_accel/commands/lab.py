@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from geo_accel.lab import Lab, LabResult, LabUnavailable, make_sites
+from geo_accel.lab import Lab, LabResult, LabUnavailable, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 
 NAME = "lab"
@@ -29,6 +30,7 @@ SUMMARY = "run a command on the sites of an emulated WAN"
 
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-shaping", action="store_true", help="run the sites on loopback, without namespaces and without limits"
     )
     parser.add_argument(
+        "--change",
+        type=_change,
+        action="append",
+        default=[],
+        metavar="WHEN=R[,R...]",
+        help="change the sites' rates to R Mbit/s: WHEN is seconds after the start, as in 20s=30, or a text, as in "
+        "'step 30'=30, that a line of output contains; may be repeated",
+    )
+    parser.add_argument(
         "--grace-s",
         type=float,
         default=60.0,
@@ -91,7 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
         loss_percent=arguments.loss_percent,
         shaping=not arguments.no_shaping,
     )
-    lab = Lab(command, sites, ranks_per_site=arguments.ranks_per_site, grace_s=arguments.grace_s)
+    lab = Lab(
+        command,
+        sites,
+        rate_changes=make_rate_changes(arguments.change, sites),
+        ranks_per_site=arguments.ranks_per_site,
+        grace_s=arguments.grace_s,
+    )
     console = Console(stderr=True)
     screen = _Screen([site.name for site in sites])
     progress = console.status("building the network and measuring its links")
@@ -201,3 +218,12 @@ def _numbers(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} given; numbers are separated by commas, as in 100,50,20") from None
+
+
+def _change(text: str) -> tuple[float | str, list[float]]:
+    # The text to wait for may hold an equals sign itself, as in loss=3; rates never do.
+    when, _, rates = text.rpartition("=")
+    if not when or re.fullmatch(_NUMBER, when):
+        raise argparse.ArgumentTypeError(f"{text!r} given; write it as in 20s=30 or 'step 30'=30")
+    by_time = re.fullmatch(f"({_NUMBER})s", when)
+    return float(by_time[1]) if by_time else when, _numbers(rates)

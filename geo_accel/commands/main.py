@@ -6,11 +6,11 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from geo_accel.commands import lab
+from geo_accel.commands import lab, plan, profile, simulate
 from geo_accel.version import __version__
 
 # A subcommand is a module with NAME, SUMMARY, add_arguments(parser) and run(arguments) -> exit code.
-SUBCOMMANDS = {module.NAME: module for module in (lab,)}
+SUBCOMMANDS = {module.NAME: module for module in (lab, profile, plan, simulate)}
 
 
 class _Parser(argparse.ArgumentParser):

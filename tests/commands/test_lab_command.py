@@ -4,7 +4,6 @@ import json
 import pytest
 
 from geo_accel.commands.main import main
-from geo_accel.lab import why_unavailable
 
 
 @pytest.mark.parametrize(
@@ -18,6 +17,9 @@ from geo_accel.lab import why_unavailable
         (["--grace-s", "-1", "--", "true"], "grace_s: -1"),
         (["--json", "/no/such/folder/x.json", "--", "true"], "the folder does not exist"),
         (["--no-shaping", "--latency-ms", "5", "--", "true"], "need shaping"),
+        (["--change", "20s=30,40,50", "--", "true"], "rate change after 20 s: 3 values for 2 sites"),
+        (["--change", "step 30=0", "--", "true"], "rate change at a line with 'step 30': 0 given"),
+        (["--no-shaping", "--change", "20s=30", "--", "true"], "leave out --no-shaping or --change"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(argv, words, capsys):
@@ -25,6 +27,15 @@ def test_mistakes_get_one_line_and_exit_code_2(argv, words, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("geo-accel: error: lab: ")
     assert words in line
+
+
+@pytest.mark.parametrize("change", ["20=30", "20s", "=30", "20s=", "step 30=fast"])
+def test_a_change_that_cannot_be_read_gets_one_line_and_exit_code_2(change, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["lab", "--change", change, "--", "true"])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "argument --change: " in line
+    assert "given; " in line
 
 
 def test_lines_carry_the_name_of_their_site_and_the_exit_code_comes_through(capfd):
@@ -36,9 +47,6 @@ def test_lines_carry_the_name_of_their_site_and_the_exit_code_comes_through(capf
 @pytest.mark.lab
 @pytest.mark.timeout(60)
 def test_the_report_holds_rates_bytes_and_exit_codes(tmp_path, capfd):
-    reason = why_unavailable()
-    if reason is not None:
-        pytest.skip(reason)
     report = tmp_path / "lab.json"
     command = ["lab", "--bandwidth-mbps", "80,40", "--json", str(report), "--", "sh", "-c", "exit {rank}"]
     assert main(command) == 1
@@ -52,3 +60,21 @@ def test_the_report_holds_rates_bytes_and_exit_codes(tmp_path, capfd):
     tables = capfd.readouterr().err
     assert "wanted Mbit/s" in tables
     assert "exit code" in tables
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(60)
+def test_changes_of_the_rate_are_made_and_reported(tmp_path, capfd):
+    report = tmp_path / "lab.json"
+    changes = ["--change", "0.5s=30,50", "--change", "loss=2=20", "--change", "99s=5"]
+    script = "echo loss=2; sleep 1"
+    assert main(["lab", *changes, "--json", str(report), "--", "sh", "-c", script]) == 0
+    found = json.loads(report.read_text())["rate_changes"]
+    assert [change["mbps"] for change in found] == [[30, 50], [20, 20], [5, 5]]
+    assert [change["after_s"] for change in found] == [0.5, None, 99]
+    assert found[1]["after_text"] == "loss=2"
+    assert found[1]["at_s"] < 0.5 <= found[0]["at_s"]
+    assert found[2]["at_s"] is None
+    said = capfd.readouterr().err
+    assert "s on: 30, 50 Mbit/s (after 0.5 s)" in said
+    assert "the change to 5 Mbit/s after 99 s never happened" in said
