@@ -88,7 +88,7 @@ def work(folder: Path) -> None:
             step_s.append(stop - start)
             inside_s.append(stop - before)
     plan = geo.engine.plan
-    starts = [bool(plan.starts[(step - geo.engine.adopted) % plan.period]) for step in range(1, _STEPS + 1)]
+    starts = [bool(plan.rounds[(step - geo.engine.adopted) % plan.period]) for step in range(1, _STEPS + 1)]
     idle = [not starts[i] and not (i >= plan.delay and starts[i - plan.delay]) for i in range(_STEPS)]
     record = {"step_s": step_s[_SKIPPED:], "inside_s": inside_s[_SKIPPED:], "idle": idle[_SKIPPED:]}
     (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(record))

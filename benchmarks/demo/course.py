@@ -78,7 +78,7 @@ def compare(setting: Setting, folder: Path, bars: Bars, began: float) -> Course:
             for method in pair
         }
         pair_s = time.monotonic() - begun
-        if again["geo"].recordings[0]["geo"]["plan"]["starts"] != plan["starts"]:
+        if again["geo"].recordings[0]["geo"]["plan"]["rounds"] != plan["rounds"]:
             notes.append("a repetition does not count: its plan was not the first one")
             continue
         for method, one in again.items():

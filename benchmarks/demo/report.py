@@ -103,8 +103,8 @@ def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> Non
             if event["cat"] == "step":
                 number = number_of(event)
                 _block(axes, start, seconds, compute, COMPUTE[number % 2], f"{number}")
-            elif event["cat"] == "transfer":
-                slot = plan["starts"].index(event["args"]["pieces"])
+            elif event["cat"] == "transfer" and event["args"]["slot"] is not None:
+                slot = event["args"]["slot"]
                 _block(axes, start, seconds, transfers, TRANSFER[slot % 2], f"{slot + 1}")
             elif event["cat"] == "wait":
                 _block(axes, start, seconds, compute, WAIT, "")

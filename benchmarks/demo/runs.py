@@ -5,12 +5,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.demo.setting import METHODS, Setting
-from geo_accel.lab import Lab, make_sites
+from geo_accel.lab import Lab, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 
 TIMEOUT_S = 900.0
@@ -53,11 +53,13 @@ def run_method(
     trace: Path | None = None,
     save: Path | None = None,
     since: float = 0.0,
+    rate_changes: Sequence[tuple[str, float]] = (),
 ) -> Run:
     """Trains once with `method`; `on_step` gets the number of steps that all sites have finished.
 
-    `since` is the demo's start (`time.monotonic`). Raises RunFailed with the last lines of what failed,
-    LabUnavailable where this machine cannot emulate a network, ValueError where the network is not as wanted.
+    `since` is the demo's start (`time.monotonic`); `rate_changes` are the lab's, by text and Mbit/s. Raises RunFailed
+    with the last lines of what failed, LabUnavailable where this machine cannot emulate a network, ValueError where
+    the network is not as wanted.
     """
     out = folder / label
     out.mkdir(parents=True)
@@ -75,7 +77,8 @@ def run_method(
     if trace is not None:
         environment["GEO_ACCEL_TRACE"] = str(trace)
     sites = make_sites(setting.sites, bandwidth_mbps=setting.bandwidth_mbps)
-    lab = Lab(command, sites, env=environment, cwd=Path(__file__).parents[2], grace_s=15.0)
+    changes = make_rate_changes(rate_changes, sites)
+    lab = Lab(command, sites, rate_changes=changes, env=environment, cwd=Path(__file__).parents[2], grace_s=15.0)
     output = _Output(out, setting.sites, on_step)
     began = time.monotonic()
     try:

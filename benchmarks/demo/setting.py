@@ -2,7 +2,7 @@
 """What is trained, for how long and over which link: the same for every method."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 METHODS = {"none": "no communication", "ddp": "DDP", "local_sgd": "LocalSGD", "geo": "geo_accel"}
@@ -77,6 +77,10 @@ class Setting:
         """
         boundary = adopted + max(0, -(-(self.warmup - adopted) // period)) * period
         return boundary + 1, boundary + 2 * period
+
+    def at(self, bandwidth_mbps: float) -> "Setting":
+        """The same job over another link."""
+        return replace(self, bandwidth_mbps=bandwidth_mbps)
 
     def save(self, folder: Path) -> None:
         (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))

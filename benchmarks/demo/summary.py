@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks.demo.course import Course
 from benchmarks.demo.figures import Figures, targets
 from benchmarks.demo.material import Material
 from benchmarks.demo.setting import METHODS, Setting
+from geo_accel.profile.layers import processor_name
 from geo_accel.version import __version__
 
 
@@ -73,7 +73,7 @@ def machine() -> dict:
     """Processor, cores that may be used, load averages over 1, 5 and 15 minutes, and versions."""
     packages = ("torch", "transformers", "accelerate", "tokenizers")
     return {
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "kernel": platform.release(),
@@ -81,11 +81,3 @@ def machine() -> dict:
         "geo_accel": __version__,
         **{name: version(name) for name in packages},
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()

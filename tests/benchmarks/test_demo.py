@@ -17,12 +17,9 @@ from transformers import AutoModelForCausalLM
 import benchmarks.demo.__main__ as demo
 from benchmarks.demo.runs import RunFailed, run_method
 from benchmarks.demo.setting import METHODS, QUICK
-from geo_accel.lab import why_unavailable
 
 ROOT = Path(__file__).parents[2]
 SMALL = dataclasses.replace(QUICK, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
-
-needs_lab = pytest.mark.skipif(why_unavailable() is not None, reason=f"no lab here: {why_unavailable()}")
 
 
 def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
@@ -34,7 +31,6 @@ def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.lab
-@needs_lab
 @pytest.mark.timeout(600)
 def test_all_methods_from_end_to_end(tmp_path):
     stale = tmp_path / "summary.json"
@@ -66,7 +62,6 @@ def test_all_methods_from_end_to_end(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.lab
-@needs_lab
 def test_a_failing_worker_shows_its_last_lines(tmp_path):
     SMALL.save(tmp_path)  # but no model
     with pytest.raises(RunFailed, match=r"DDP failed: site\d ended with 1(?s:.)*\[site\d\] .*start"):
@@ -75,7 +70,6 @@ def test_a_failing_worker_shows_its_last_lines(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.lab
-@needs_lab
 def test_control_c_ends_all_sites(tmp_path):
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_QUICK": "1"}
     process = subprocess.Popen(

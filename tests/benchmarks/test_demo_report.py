@@ -54,7 +54,6 @@ def test_draws_all_panels(tmp_path):
         "delay": 1,
         "codec": "bf16",
         "schedule": "stream",
-        "starts": [[[0, slot, 5]] for slot in range(5)],
     }
     for rank in range(2):
         write_trace(tmp_path / f"rank-{rank}.trace.json", rank)
@@ -65,7 +64,7 @@ def test_draws_all_panels(tmp_path):
 
 
 def test_reads_what_the_engine_traces(tmp_path, monkeypatch):
-    from geo_accel.sync.trace import Trace
+    from geo_accel.profile.trace import Trace
 
     monkeypatch.setenv("GEO_ACCEL_TRACE", str(tmp_path))
     trace = Trace.from_environment(1, "site1")
@@ -81,7 +80,7 @@ def write_trace(path, rank):
         start = 1e6 + 1e5 * step + 300 * rank
         events.append({"ph": "X", "cat": "step", "name": f"step {step}", "ts": start, "dur": 9e4, "args": {}})
         if step > 4:
-            details = {"pieces": [[0, (step - 5) % 5, 5]]}
+            details = {"slot": (step - 5) % 5}
             events.append({"ph": "X", "cat": "transfer", "name": "h.0", "ts": start, "dur": 8e4, "args": details})
         if step == 9:
             events.append({"ph": "X", "cat": "wait", "name": "h.0", "ts": start + 9e4, "dur": 1e4, "args": {}})
