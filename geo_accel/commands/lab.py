@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a site may send, in Mbit/s; one number for all sites or one per site (default: 100)",
     )
     parser.add_argument(
+        "--downlink-mbps",
+        type=_numbers,
+        metavar="R[,R...]",
+        help="what a site may receive, in Mbit/s; one number or one per site (default: no limit)",
+    )
+    parser.add_argument(
         "--latency-ms",
         type=_numbers,
         default=[0.0],
@@ -74,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WHEN=R[,R...]",
-        help="change the sites' rates to R Mbit/s: WHEN is seconds after the start, as in 20s=30, or a text, as in "
+        help="change what sites may send to R Mbit/s: WHEN is seconds after the start, as in 20s=30, or a text, as in "
         "'step 30'=30, that a line of output contains; may be repeated",
     )
     parser.add_argument(
@@ -100,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         bandwidth_mbps=arguments.bandwidth_mbps,
         latency_ms=arguments.latency_ms,
         loss_percent=arguments.loss_percent,
+        downlink_mbps=arguments.downlink_mbps,
         shaping=not arguments.no_shaping,
     )
     lab = Lab(
@@ -185,12 +192,15 @@ def _stop_on_signals(lab: Lab) -> Iterator[None]:
 
 def _links_table(result: LabResult) -> Table:
     table = Table(title=f"emulated WAN ({result.carrier}, TCP {result.congestion_control})", title_justify="left")
-    for heading in ("site", "wanted Mbit/s", "measured", "wanted delay ms", "round trip ms"):
+    downlinks = any(site.wanted_downlink_mbps is not None for site in result.sites)
+    more = ["downlink"] if downlinks else []
+    for heading in ("site", "wanted Mbit/s", *more, "measured", "wanted delay ms", "round trip ms"):
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for site in result.sites:
         table.add_row(
             site.name,
             f"{site.wanted_mbps:g}",
+            *([f"{site.wanted_downlink_mbps:g}"] if downlinks else []),
             "" if site.measured_mbps is None else f"{site.measured_mbps:.1f}",
             f"{site.wanted_latency_ms:g}",
             "" if site.measured_rtt_ms is None else f"{site.measured_rtt_ms:.1f}",

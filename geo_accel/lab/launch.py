@@ -29,9 +29,12 @@ class SiteResult:
     name: str
     """site0, site1, ..."""
     wanted_mbps: float | None
-    """The rate asked for, 10**6 bits per second; None without shaping."""
+    """The rate at which it may send, 10**6 bits per second; None without shaping."""
+    wanted_downlink_mbps: float | None = None
+    """The rate at which it may receive; None if that was not limited."""
     measured_mbps: float | None = None
-    """TCP goodput the probe saw before the run: about 4 % below the wanted rate because of headers."""
+    """TCP goodput to the next site that the probe saw before the run. Because of headers it is about 4 % below the
+    wanted rate, or below the next site's downlink if that is lower."""
     wanted_latency_ms: float = 0.0
     """One-way delay asked for."""
     measured_rtt_ms: float | None = None
@@ -98,6 +101,7 @@ def run_sites(
     bandwidth_mbps: float | Sequence[float] = 100.0,
     latency_ms: float | Sequence[float] = 0.0,
     loss_percent: float | Sequence[float] = 0.0,
+    downlink_mbps: float | Sequence[float] | None = None,
     ranks_per_site: int = 1,
     shaping: bool = True,
     rate_changes: Sequence[tuple[float | str, float | Sequence[float]]] = (),
@@ -114,11 +118,13 @@ def run_sites(
         bandwidth_mbps: what a site may send, 10**6 bits per second; one for all sites or one per site.
         latency_ms: one-way delay of what a site sends; likewise.
         loss_percent: share of packets lost of what a site sends; likewise.
+        downlink_mbps: what a site may receive, 10**6 bits per second; likewise, or None for no limit.
         ranks_per_site: with 1, RANK, WORLD_SIZE and so on are set; with more, use torchrun inside the site.
         shaping: False runs the sites on loopback, without namespaces or limits.
         rate_changes: (when, bandwidth_mbps) pairs, which hold from then on: a number is seconds after the start of the
             commands, a text waits for the first line of any site's output that contains it. Each happens once.
-        verify: measure the links before the run (about two seconds) and refuse if they are not as wanted.
+            Downlinks stay as they are.
+        verify: measure the links before the run (two to five seconds) and refuse if they are not as wanted.
         env: the environment the sites' own variables are added to; this process's by default.
         grace_s: time the others have to stop by themselves when one site has failed; then SIGTERM, then SIGKILL.
         timeout_s: for the commands, without set-up; when it passes all are ended and `stopped_by` is "timeout".
@@ -128,7 +134,12 @@ def run_sites(
     command does not exist. On KeyboardInterrupt all sites are ended first.
     """
     described = make_sites(
-        sites, bandwidth_mbps=bandwidth_mbps, latency_ms=latency_ms, loss_percent=loss_percent, shaping=shaping
+        sites,
+        bandwidth_mbps=bandwidth_mbps,
+        latency_ms=latency_ms,
+        loss_percent=loss_percent,
+        downlink_mbps=downlink_mbps,
+        shaping=shaping,
     )
     lab = Lab(
         command,
@@ -184,7 +195,12 @@ class Lab:
         }
         self.result = LabResult(
             sites=[
-                SiteResult(name=site.name, wanted_mbps=site.bandwidth_mbps, wanted_latency_ms=site.latency_ms)
+                SiteResult(
+                    name=site.name,
+                    wanted_mbps=site.bandwidth_mbps,
+                    wanted_downlink_mbps=site.downlink_mbps,
+                    wanted_latency_ms=site.latency_ms,
+                )
                 for site in sites
             ],
             rate_changes=[RateChangeResult(**asdict(change)) for change in self.rate_changes],

@@ -2,10 +2,11 @@
 """Measures a link of the lab with plain TCP sockets; run as a script inside every site at the same time.
 
 Each site sends to the next one, the last to the first, so that one run loads every link as training does. The steps:
-connect, print {"rtt_ms"} of an idle link, wait for a line on standard input, receive at full rate, print what came.
+connect, print {"rtt_ms"} of an idle link, send at full rate from the first line on standard input on, print what came.
     python -I -S probe.py '{"listen": "10.77.0.1", "peer": "10.77.0.2", ...}'
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ import time
 PINGS = 5
 PORT = 29400
 CHUNK = bytes(64 * 1024)
+CREDIT_BYTES = 16 * 1024
 
 
 def main() -> None:
@@ -37,10 +39,12 @@ def main() -> None:
     echo.start()
     report(rtt_ms=1000 * ping(outgoing))
     echo.join()
-    sys.stdin.readline()
-    threading.Thread(target=flood, args=(outgoing,), daemon=True).start()
-    report(received_mbps=receive(incoming, task["warm_up_s"], task["measure_s"]) / 1e6)
-    sys.stdin.readline()
+    sender = threading.Thread(target=flood_when_told, args=(outgoing, task["window_bytes"]), daemon=True)
+    sender.start()
+    received = receive(incoming, task["warm_up_s"], task["measure_s"], give_credits=task["give_credits"])
+    report(received_mbps=received / 1e6)
+    sender.join()
+    os.read(0, 1)
 
 
 def report(**facts: object) -> None:
@@ -82,24 +86,43 @@ def answer_pings(link: socket.socket) -> None:
         link.sendall(link.recv(1))
 
 
-def flood(link: socket.socket) -> None:
-    try:
+def flood_when_told(link: socket.socket, window_bytes: int | None) -> None:
+    """Sends until the receiver has seen enough; with a window, no further ahead of its credits than that."""
+    # Not sys.stdin: a thread that waits there, when the program fails elsewhere, would make it abort.
+    if not os.read(0, 1):
+        return
+    with contextlib.suppress(OSError):  # the receiver resets the connection
+        if window_bytes is None:
+            while True:
+                link.sendall(CHUNK)
+        ahead = 0
         while True:
-            link.sendall(CHUNK)
-    except OSError:
-        return  # the receiver has seen enough and has reset the connection
+            while ahead + CREDIT_BYTES > window_bytes:
+                credits = len(link.recv(4096))
+                if not credits:
+                    return
+                ahead -= credits * CREDIT_BYTES
+            link.sendall(CHUNK[:CREDIT_BYTES])
+            ahead += CREDIT_BYTES
 
 
-def receive(link: socket.socket, warm_up_s: float, measure_s: float) -> float:
-    """Bits per second that arrive, counted from the end of the warm-up for `measure_s`; then resets the link."""
+def receive(link: socket.socket, warm_up_s: float, measure_s: float, *, give_credits: bool) -> float:
+    """Bits per second that arrive, counted from the end of the warm-up for `measure_s`; then resets the link.
+
+    With credits the sender gets a byte back for every `CREDIT_BYTES` that have come.
+    """
     buffer = bytearray(1 << 20)
-    link.recv_into(buffer)
+    uncredited = link.recv_into(buffer)
     begin = time.perf_counter()
     first = last = None
     total = 0
     while last is None or last < begin + warm_up_s + measure_s:
         count = link.recv_into(buffer)
         last = time.perf_counter()
+        uncredited += count
+        if give_credits and uncredited >= CREDIT_BYTES:
+            link.sendall(b"." * (uncredited // CREDIT_BYTES))
+            uncredited %= CREDIT_BYTES
         if first is not None:
             total += count
         elif last >= begin + warm_up_s:

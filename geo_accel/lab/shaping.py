@@ -2,8 +2,9 @@
 """The wires of the lab: a namespace per site, veth pairs to a hub, and what makes them slow.
 
 Every site has one interface, `wan0`. Its egress passes `tc tbf`, which sets the rate. The other end of the veth pair
-is a port in the hub, the namespace of the supervisor. Without latency the ports are joined by a bridge. With latency
-or loss, either `tc netem` delays what leaves the site, or, in kernels without it, relay processes join the ports.
+is a port in the hub, the namespace of the supervisor; what leaves the port is what the site receives, so a site's
+downlink is a `tbf` there. Without latency the ports are joined by a bridge. With latency or loss, either `tc netem`
+delays what leaves the site, or, in kernels without it, relay processes join the ports.
 """
 
 import array
@@ -24,11 +25,13 @@ from pathlib import Path
 from geo_accel.lab.namespaces import LabUnavailable, inside, new_network_namespace, tool_path
 from geo_accel.lab.sites import WAN_INTERFACE, Site
 
+QUEUE_S = 0.1
+"""How long what waits before a shaped link takes to be sent, at most, in seconds; slow links have longer queues."""
+
 _TOOL_TIMEOUT_S = 20.0
 _FRAME_BYTES = 1514
 _BURST_S = 0.0026
 _LARGEST_BURST_BYTES = 32 * 1024
-_QUEUE_S = 0.1
 _SMALLEST_QUEUE_BYTES = 256 * 1024
 _SMALLEST_LARGE_PACKET_BYTES = 9000
 _SIOCETHTOOL = 0x8946
@@ -57,7 +60,7 @@ class Wiring:
         return counts
 
     def change_rates(self, sites: Sequence[Site]) -> None:
-        """Gives each site the rate it has in `sites`, in place: connections live on, queued packets stay queued."""
+        """Gives each site the uplink it has in `sites`, in place: connections live on, queued packets stay queued."""
         for site, namespace in zip(sites, self.namespaces, strict=True):
             with inside(namespace):
                 for command in queue_commands(site, netem=self.carrier == "netem", action="change"):
@@ -117,6 +120,9 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
         if carrier != "relay":
             lines.append(f"link set {port} master hub")
     _ip(*lines)
+    for site in sites:
+        if site.downlink_mbps is not None:
+            _run(rate_command(f"port{site.index}", site.downlink_mbps))
     for site, namespace in zip(sites, namespaces, strict=True):
         _run(
             ["ip", "link", "set", f"{WAN_INTERFACE}s{site.index}", "netns", f"/proc/self/fd/{namespace}"],
@@ -144,29 +150,37 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
 
 def queue_commands(site: Site, *, netem: bool, action: str = "add") -> list[list[str]]:
     """The tc commands that shape a site's egress, to be run inside it; `action` is add, or later change."""
-    bits_per_s = site.bandwidth_mbps * 1e6
-    # A burst goes out at the machine's own speed, so it must be small beside the smallest message of interest
-    # (64 KiB), and yet bridge the lateness of the kernel's timer. tbf splits larger packets by itself.
-    burst = burst_bytes(site)
-    queue = max(_SMALLEST_QUEUE_BYTES, int(bits_per_s / 8 * _QUEUE_S))
-    shaper = ["tbf", "rate", f"{int(bits_per_s)}bit", "burst", str(burst), "limit", str(queue)]
     if not netem:
-        return [["tc", "qdisc", action, "dev", WAN_INTERFACE, "root", *shaper]]
-    packets = int(bits_per_s / 8 * site.latency_ms / 1000 / 500) + 10_000
+        return [rate_command(WAN_INTERFACE, site.bandwidth_mbps, action=action)]
+    packets = int(site.bandwidth_mbps * 1e6 / 8 * site.latency_ms / 1000 / 500) + 10_000
     delay = ["netem", "delay", f"{site.latency_ms:g}ms", "loss", f"{site.loss_percent:g}%", "limit", str(packets)]
+    place = ("parent", "1:1", "handle", "2:")
     return [
         ["tc", "qdisc", action, "dev", WAN_INTERFACE, "root", "handle", "1:", *delay],
-        ["tc", "qdisc", action, "dev", WAN_INTERFACE, "parent", "1:1", "handle", "2:", *shaper],
+        rate_command(WAN_INTERFACE, site.bandwidth_mbps, place=place, action=action),
     ]
 
 
-def burst_bytes(site: Site) -> int:
-    """How much may leave the site at once, faster than its rate.
+def rate_command(device: str, mbps: float, *, place: Sequence[str] = ("root",), action: str = "add") -> list[str]:
+    """The tc command that lets `device` send `mbps`, in 10**6 bits per second; `place` is where its queue hangs."""
+    # A burst goes out at the machine's own speed, so it must be small beside the smallest message of interest
+    # (64 KiB), and yet bridge the lateness of the kernel's timer. tbf splits larger packets by itself.
+    shaper = ["tbf", "rate", f"{int(mbps * 1e6)}bit", "burst", str(burst_bytes(mbps)), "limit", str(queue_bytes(mbps))]
+    return ["tc", "qdisc", action, "dev", device, *place, *shaper]
+
+
+def queue_bytes(mbps: float) -> int:
+    """How much waits, at most, before a link of `mbps`, in 10**6 bits per second."""
+    return max(_SMALLEST_QUEUE_BYTES, int(mbps * 1e6 / 8 * QUEUE_S))
+
+
+def burst_bytes(mbps: float) -> int:
+    """How much may leave at once, faster than the rate `mbps`, in 10**6 bits per second.
 
     Smaller bursts shape short messages better, but at 100 Mbit/s one of 2.5 kB cost the sites a quarter of their
     computing time in timer interrupts and small packets; this one costs them a few percent.
     """
-    return max(2 * _FRAME_BYTES, min(_LARGEST_BURST_BYTES, int(site.bandwidth_mbps * 1e6 / 8 * _BURST_S)))
+    return max(2 * _FRAME_BYTES, min(_LARGEST_BURST_BYTES, int(mbps * 1e6 / 8 * _BURST_S)))
 
 
 def mac_address(site: Site) -> str:
@@ -176,9 +190,10 @@ def mac_address(site: Site) -> str:
 
 def _limit_packets(site: Site, *, changing: bool) -> None:
     """How large the packets are that TCP hands over, for a site at its lowest rate."""
-    if burst_bytes(site) >= _SMALLEST_LARGE_PACKET_BYTES:
+    burst = burst_bytes(site.bandwidth_mbps)
+    if burst >= _SMALLEST_LARGE_PACKET_BYTES:
         # Packets that need no splitting by tbf save the machine most of its work at such rates.
-        _ip(f"link set {WAN_INTERFACE} gso_max_size {burst_bytes(site) * 7 // 10}")
+        _ip(f"link set {WAN_INTERFACE} gso_max_size {burst * 7 // 10}")
     elif changing:
         # tbf splits on arrival what exceeds its burst. A packet that waits when the burst becomes smaller than itself
         # is never sent, nor is anything behind it.
@@ -195,7 +210,7 @@ def _silence_ipv6() -> None:
 def _tune_tcp(sites: Sequence[Site]) -> str:
     """Gives a site the windows that a host on such a WAN would have; returns its congestion control."""
     fastest = max(site.bandwidth_mbps for site in sites) * 1e6 / 8
-    longest_s = 2 * max(site.latency_ms for site in sites) / 1000 + _QUEUE_S
+    longest_s = 2 * max(site.latency_ms for site in sites) / 1000 + QUEUE_S
     folder = Path("/proc/sys/net/ipv4")
     settings = {}
     for name in ("tcp_rmem", "tcp_wmem"):
@@ -223,9 +238,13 @@ def _compute_checksums_in_software() -> None:
 
 def _start_relay(site: Site, sites: Sequence[Site]) -> subprocess.Popen:
     in_flight = site.bandwidth_mbps * 1e6 / 8 * site.latency_ms / 1000 / _FRAME_BYTES
+    others = [other for other in sites if other is not site]
     task = {
         "listen": f"port{site.index}",
-        "ports": {str(other.index): f"port{other.index}" for other in sites if other is not site},
+        "ports": {str(other.index): f"port{other.index}" for other in others},
+        "queues": {
+            str(other.index): queue_bytes(other.downlink_mbps) for other in others if other.downlink_mbps is not None
+        },
         "delay_s": site.latency_ms / 1000,
         "loss": site.loss_percent / 100,
         "frames": int(2 * in_flight) + 8192,

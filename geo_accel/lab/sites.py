@@ -39,6 +39,8 @@ class Site:
     """One-way delay of everything the site sends, in milliseconds."""
     loss_percent: float = 0.0
     """Share of the packets sent by the site that are lost."""
+    downlink_mbps: float | None = None
+    """What the site may receive, in 10**6 bits per second; None: as much as the others send."""
 
 
 def make_sites(
@@ -47,9 +49,13 @@ def make_sites(
     bandwidth_mbps: float | Sequence[float] = 100.0,
     latency_ms: float | Sequence[float] = 0.0,
     loss_percent: float | Sequence[float] = 0.0,
+    downlink_mbps: float | Sequence[float] | None = None,
     shaping: bool = True,
 ) -> list[Site]:
     """Describes `count` sites; a single number holds for every site, a sequence gives one number per site.
+
+    `bandwidth_mbps` is what a site may send, `downlink_mbps` what it may receive (None: no limit of its own), both in
+    10**6 bits per second; delay (milliseconds, one way) and loss are those of what it sends.
 
     Raises ValueError, naming the setting and what is allowed, for values that cannot work.
     """
@@ -60,6 +66,11 @@ def make_sites(
     losses = _per_site("loss_percent", loss_percent, count, lowest=0, highest=50)
     if not shaping and (any(latencies) or any(losses)):
         raise ValueError("latency and loss need shaping: leave out --no-shaping, or --latency-ms and --loss-percent")
+    downlinks = [None] * count
+    if downlink_mbps is not None:
+        downlinks = bandwidth_per_site("downlink_mbps", downlink_mbps, count)
+        if not shaping:
+            raise ValueError("downlink_mbps needs shaping: leave out --no-shaping or --downlink-mbps")
     first = int(_NETWORK.network_address) + 1
     return [
         Site(
@@ -69,6 +80,7 @@ def make_sites(
             bandwidth_mbps=bandwidths[index] if shaping else None,
             latency_ms=latencies[index],
             loss_percent=losses[index],
+            downlink_mbps=downlinks[index],
         )
         for index in range(count)
     ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from geo_accel.lab.shaping import QUEUE_S
 from geo_accel.lab.sites import WAN_INTERFACE, Site
 
 ALLOWED_ERROR = 0.15
@@ -20,6 +21,7 @@ ALLOWED_ERROR = 0.15
 _STEP_TIMEOUT_S = 30.0
 _PACKETS_FOR_A_RATE = 100
 _RTT_SLACK_MS = 10.0
+_SMALLEST_WINDOW_BYTES = 32 * 1024
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,27 +37,33 @@ class Measurement:
 
 
 def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subprocess.Popen]) -> Measurement:
-    """Probes all links at the same time; `start` runs a command inside a site with pipes.
+    """Probes all links, at the same time if none has a downlink; `start` runs a command inside a site with pipes.
 
-    Takes about two seconds. Raises TimeoutError, naming the site, if a probe stops answering.
+    Takes about two seconds, with downlinks up to five. Raises TimeoutError, naming the site, if a probe stops
+    answering.
     """
-    slowest = min(site.bandwidth_mbps for site in sites)
+    following = [*sites[1:], *sites[:1]]
+    slowest = min(link_mbps(site, after) for site, after in zip(sites, following, strict=True))
+    windows = [_window_bytes(site, after) for site, after in zip(sites, following, strict=True)]
+    phases = probe_phases(sites)
     longest_rtt_s = 2 * max(site.latency_ms for site in sites) / 1000
     measure_s = max(1.0, _PACKETS_FOR_A_RATE * 1500 * 8 / (slowest * 1e6))
     # TCP needs some round trips to fill a link.
     warm_up_s = 0.3 + 15 * longest_rtt_s
-    timeout_s = _STEP_TIMEOUT_S + warm_up_s + measure_s
+    timeout_s = _STEP_TIMEOUT_S + len(phases) * (warm_up_s + measure_s)
     script = [sys.executable, "-I", "-S", str(Path(__file__).with_name("probe.py"))]
     probes = []
     try:
         for site in sites:
             task = {
                 "listen": site.address,
-                "peer": sites[(site.index + 1) % len(sites)].address if len(sites) > 1 else None,
+                "peer": following[site.index].address if len(sites) > 1 else None,
                 "interface": WAN_INTERFACE,
                 "names": [other.name for other in sites],
                 "warm_up_s": warm_up_s,
                 "measure_s": measure_s,
+                "window_bytes": windows[site.index],
+                "give_credits": windows[site.index - 1] is not None,
                 "timeout_s": timeout_s,
             }
             probes.append(start(site, [*script, json.dumps(task)]))
@@ -65,10 +73,11 @@ def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subpro
         rtts, rates = [None] * len(sites), [None] * len(sites)
         if len(sites) > 1:
             rtts = [one.next("rtt_ms", timeout_s) for one in answers]
-            for one in answers:
-                one.go_on()
-            received = [one.next("received_mbps", timeout_s) for one in answers]
-            rates = received[1:] + received[:1]
+            for phase in phases:
+                for site in phase:
+                    answers[site.index].go_on()
+                for site in phase:
+                    rates[site.index] = answers[following[site.index].index].next("received_mbps", timeout_s)
             for one in answers:
                 one.go_on()
     finally:
@@ -81,13 +90,31 @@ def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subpro
     return Measurement(mbps=rates, rtt_ms=rtts, notes=notes)
 
 
+def link_mbps(sender: Site, receiver: Site) -> float:
+    """The rate of the link from one site to another, in 10**6 bits per second."""
+    return min(rate for rate in (sender.bandwidth_mbps, receiver.downlink_mbps) if rate is not None)
+
+
+def probe_phases(sites: Sequence[Site]) -> list[list[Site]]:
+    """Which sites send to their next ones at the same time.
+
+    Where downlinks are shaped no site receives while it sends: the acknowledgements of what it sends would wait behind
+    the data, long enough in a slow downlink to hold up a fast uplink.
+    """
+    if all(site.downlink_mbps is None for site in sites):
+        return [list(sites)]
+    even = sites[:-1] if len(sites) % 2 else sites
+    return [phase for phase in (list(even[::2]), list(even[1::2]), list(sites[len(even) :])) if phase]
+
+
 def find_fault(sites: Sequence[Site], seen: Measurement, carrier: str) -> str | None:
     """None if every link is as wanted; else one line with the first that is not."""
     for site in sites:
         rate, rtt = seen.mbps[site.index], seen.rtt_ms[site.index]
         if rate is None:
             continue
-        wanted = site.bandwidth_mbps
+        after = sites[(site.index + 1) % len(sites)]
+        wanted = link_mbps(site, after)
         # Loss slows TCP down far below the link's rate; that is what was asked for.
         lossy = any(one.loss_percent for one in sites)
         if rate > wanted * (1 + ALLOWED_ERROR) or (rate < wanted * (1 - ALLOWED_ERROR) and not lossy):
@@ -95,13 +122,27 @@ def find_fault(sites: Sequence[Site], seen: Measurement, carrier: str) -> str | 
                 "the relay that delays packets is too slow for more" if carrier == "relay" and rate < wanted else ""
             )
             reason = reason or ("this machine is too slow or too busy" if rate < wanted else "shaping does not hold")
-            return f"{site.name} sends {rate:.4g} Mbit/s instead of {wanted:g}: {reason}"
-        wanted_rtt = site.latency_ms + sites[(site.index + 1) % len(sites)].latency_ms
+            what = f"{site.name} sends" if wanted == site.bandwidth_mbps else f"{after.name} receives"
+            return f"{what} {rate:.4g} Mbit/s instead of {wanted:g}: {reason}"
+        wanted_rtt = site.latency_ms + after.latency_ms
         if rtt < wanted_rtt * (1 - ALLOWED_ERROR) or rtt > wanted_rtt * (1 + ALLOWED_ERROR) + _RTT_SLACK_MS:
             if lossy and rtt > wanted_rtt:
                 continue
             return f"{site.name} has a round trip of {rtt:.4g} ms instead of {wanted_rtt:g}"
     return None
+
+
+def _window_bytes(sender: Site, receiver: Site) -> int | None:
+    """How far the probe may be ahead of the receiver: what is in flight, and half a queue before its downlink.
+
+    TCP fills a queue that is not on its own machine until packets are lost, and what arrives after a loss is not seen
+    until the lost packet has come again: with a queue of a second, that is no rate. None where nothing queues there.
+    """
+    mbps = link_mbps(sender, receiver)
+    if mbps == sender.bandwidth_mbps:
+        return None
+    in_flight_s = (sender.latency_ms + receiver.latency_ms) / 1000 + QUEUE_S / 2
+    return int(mbps * 1e6 / 8 * in_flight_s) + _SMALLEST_WINDOW_BYTES
 
 
 class _Answers:

@@ -13,6 +13,8 @@ from geo_accel.commands.main import main
         (["--", "no-such-command"], "command not found: no-such-command"),
         (["--sites", "0", "--", "true"], "sites: 0 given"),
         (["--bandwidth-mbps", "1,2,3", "--", "true"], "3 values for 2 sites"),
+        (["--downlink-mbps", "1,2,3", "--", "true"], "downlink_mbps: 3 values for 2 sites"),
+        (["--no-shaping", "--downlink-mbps", "5", "--", "true"], "downlink_mbps needs shaping"),
         (["--ranks-per-site", "0", "--", "true"], "ranks_per_site: 0"),
         (["--grace-s", "-1", "--", "true"], "grace_s: -1"),
         (["--json", "/no/such/folder/x.json", "--", "true"], "the folder does not exist"),
@@ -53,13 +55,29 @@ def test_the_report_holds_rates_bytes_and_exit_codes(tmp_path, capfd):
     found = json.loads(report.read_text())
     assert [site["exit_code"] for site in found["sites"]] == [0, 1]
     assert [site["wanted_mbps"] for site in found["sites"]] == [80, 40]
+    assert [site["wanted_downlink_mbps"] for site in found["sites"]] == [None, None]
     assert 68 < found["sites"][0]["measured_mbps"] < 80
     assert 34 < found["sites"][1]["measured_mbps"] < 40
     assert all(site["bytes_sent"] < 5000 for site in found["sites"])
     assert found["duration_s"] > 0
     tables = capfd.readouterr().err
     assert "wanted Mbit/s" in tables
+    assert "downlink" not in tables
     assert "exit code" in tables
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(60)
+def test_the_report_and_the_probe_know_the_downlinks(tmp_path, capfd):
+    report = tmp_path / "lab.json"
+    # Site 2 sends ten times as fast as it may receive: with both at once, neither rate would be seen.
+    rates = ["--bandwidth-mbps", "40,80,60", "--downlink-mbps", "50,100,5"]
+    assert main(["lab", "--sites", "3", *rates, "--json", str(report), "--", "true"]) == 0
+    found = json.loads(report.read_text())["sites"]
+    assert [site["wanted_downlink_mbps"] for site in found] == [50, 100, 5]
+    for site, mbps in zip(found, (40, 5, 50), strict=True):
+        assert 0.85 * mbps < site["measured_mbps"] < mbps
+    assert "downlink" in capfd.readouterr().err
 
 
 @pytest.mark.lab

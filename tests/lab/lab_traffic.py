@@ -12,9 +12,8 @@ import time
 PORT = 5000
 
 
-def serve(master: str, count: int) -> None:
-    with socket.create_server((master, PORT)) as server:
-        link, _ = server.accept()
+def serve(server: socket.socket, count: int) -> None:
+    link, _ = server.accept()
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray(1 << 20)
     served = 0
@@ -28,27 +27,32 @@ def serve(master: str, count: int) -> None:
             print("now half way through", flush=True)
 
 
-def send(master: str, size: int, count: int) -> None:
+def connect(master: str, port: int) -> socket.socket:
     deadline = time.monotonic() + 10
     while True:
         try:
-            link = socket.create_connection((master, PORT), timeout=10)
-            break
+            link = socket.create_connection((master, port), timeout=10)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return link
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for _ in range(count):
-        begin = time.perf_counter()
-        link.sendall(size.to_bytes(8, "little") + bytes(size))
-        link.recv(1)
-        print(time.perf_counter() - begin, flush=True)
+
+
+def send(link: socket.socket, size: int) -> float:
+    begin = time.perf_counter()
+    link.sendall(size.to_bytes(8, "little") + bytes(size))
+    link.recv(1)
+    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
     rank, master, size, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if rank == 0:
-        serve(master, count)
+        with socket.create_server((master, PORT)) as server:
+            serve(server, count)
     else:
-        send(master, size, count)
+        link = connect(master, PORT)
+        for _ in range(count):
+            print(send(link, size), flush=True)

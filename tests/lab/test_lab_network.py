@@ -55,6 +55,40 @@ def test_latency_is_added_to_each_direction_and_leaves_the_rate():
         assert 42.5 < site.measured_mbps < 50
 
 
+@pytest.mark.parametrize("latency_ms", [pytest.param(0, id="bridge"), pytest.param(2, id="delayed")])
+def test_a_site_receives_at_its_downlink_while_it_sends_at_its_uplink(latency_ms):
+    size, seconds = 128 << 10, 2.5
+    script = str(Path(__file__).with_name("lab_both_ways.py"))
+    result = run_sites(
+        [sys.executable, "-S", script, "{rank}", "{master}", str(size), str(seconds)],
+        bandwidth_mbps=[60, 200],
+        downlink_mbps=[20, 1000],
+        latency_ms=latency_ms,
+        verify=False,
+        timeout_s=30,
+    )
+    assert result.exit_code == 0, result
+    received_mbps, message_s = map(float, result.sites[1].output.split())
+    round_trip_s = 2 * latency_ms / 1000
+    # Acknowledgements of what site 0 sends take their part of its downlink.
+    assert message_s == pytest.approx(8 * size * HEADERS / 20e6 + round_trip_s, rel=0.15)
+    assert received_mbps == pytest.approx(60 / HEADERS, rel=0.12)
+
+
+@pytest.mark.parametrize("latency_ms", [pytest.param(0, id="bridge"), pytest.param(2, id="delayed")])
+def test_tcp_bears_what_a_slow_downlink_loses(latency_ms):
+    size = 4 << 20
+    result = run_sites(
+        [*TRAFFIC, str(size), "3"],
+        bandwidth_mbps=200,
+        downlink_mbps=[30, 1000],
+        latency_ms=latency_ms,
+        verify=False,
+        timeout_s=30,
+    )
+    assert median_s(result) == pytest.approx(8 * size * HEADERS / 30e6, rel=0.15)
+
+
 SEND_DATAGRAMS = """
 import socket, sys, time
 if sys.argv[1] == "0":

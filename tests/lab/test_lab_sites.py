@@ -53,6 +53,9 @@ def test_numbers_hold_for_all_sites_or_one_each():
     assert [site.bandwidth_mbps for site in make_sites(3, bandwidth_mbps=50)] == [50, 50, 50]
     assert [site.bandwidth_mbps for site in make_sites(3, bandwidth_mbps=[100, 50, 20])] == [100, 50, 20]
     assert [site.latency_ms for site in make_sites(2, latency_ms=(5, 0))] == [5, 0]
+    assert [site.downlink_mbps for site in make_sites(2)] == [None, None]
+    assert [site.downlink_mbps for site in make_sites(2, downlink_mbps=50)] == [50, 50]
+    assert [site.downlink_mbps for site in make_sites(2, downlink_mbps=[50, 20])] == [50, 20]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,9 @@ def test_numbers_hold_for_all_sites_or_one_each():
         (2, {"bandwidth_mbps": [1, 2, 3]}, "bandwidth_mbps: 3 values for 2 sites"),
         (2, {"bandwidth_mbps": 0}, "bandwidth_mbps: 0"),
         (2, {"bandwidth_mbps": float("nan")}, "bandwidth_mbps: nan"),
+        (2, {"downlink_mbps": [1, 2, 3]}, "downlink_mbps: 3 values for 2 sites"),
+        (2, {"downlink_mbps": 0}, "downlink_mbps: 0 given"),
+        (2, {"downlink_mbps": 5, "shaping": False}, "downlink_mbps needs shaping: leave out --no-shaping"),
         (2, {"latency_ms": -1}, "latency_ms: -1"),
         (2, {"loss_percent": 99}, "loss_percent: 99"),
         (2, {"latency_ms": 5, "shaping": False}, "--no-shaping"),
