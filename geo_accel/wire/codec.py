@@ -1,13 +1,22 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The codec interface: a flat fp32 slice to bytes and back."""
+"""The codec interface, and codecs by name."""
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 
+from geo_accel.config import SPARSE_CODECS
+from geo_accel.wire.floats import Bf16, Fp32
+from geo_accel.wire.quantised import Quantised
+from geo_accel.wire.sparse import RandK, TopK
+
 
 class Codec(Protocol):
-    """Encodes flat fp32 tensors. Encoding is deterministic, and `decode(encode(x))` is what a site has said."""
+    """Encodes flat tensors of finite fp32. Encoding is deterministic, and `decode(encode(x))` is what a site has said.
+
+    All work happens on the device that the values are on.
+    """
 
     name: str
     lossless: bool
@@ -24,47 +33,21 @@ class Codec(Protocol):
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
 
 
-class Fp32:
-    """The values themselves: lossless, four bytes each."""
-
-    name = "fp32"
-    lossless = True
-    block = 1
-
-    def encoded_bytes(self, numel: int) -> int:
-        return 4 * numel
-
-    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return values.view(torch.uint8)
-
-    def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return out.copy_(payload.view(torch.float32))
+_DENSE: dict[str, Codec] = {codec.name: codec for codec in (Fp32(), Bf16(), Quantised(8), Quantised(4), Quantised(2))}
 
 
-class Bf16:
-    """Rounded to bfloat16: two bytes each, relative error at most 2**-8."""
+@lru_cache(maxsize=64, typed=True)
+def get_codec(name: str, kept: int = 0, seed: int = 0) -> Codec:
+    """The codec called `name`.
 
-    name = "bf16"
-    lossless = False
-    block = 1
-
-    def encoded_bytes(self, numel: int) -> int:
-        return 2 * numel
-
-    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        out.view(torch.bfloat16).copy_(values)
-        return out
-
-    def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return out.copy_(payload.view(torch.bfloat16))
-
-
-_CODECS: dict[str, Codec] = {codec.name: codec for codec in (Fp32(), Bf16())}
-
-
-def get_codec(name: str) -> Codec:
-    """The codec called `name`; ValueError names those there are."""
+    A sparse one keeps `kept` values of every 4096; "randk" picks them by `seed`, which all sites must share. Raises
+    ValueError for a name that is none, naming those there are.
+    """
+    if name == "topk":
+        return TopK(kept)
+    if name == "randk":
+        return RandK(kept, seed)
     try:
-        return _CODECS[name]
+        return _DENSE[name]
     except KeyError:
-        raise ValueError(f"unknown codec {name!r}: there are {', '.join(_CODECS)}.") from None
+        raise ValueError(f"unknown codec {name!r}: there are {', '.join((*_DENSE, *SPARSE_CODECS))}.") from None

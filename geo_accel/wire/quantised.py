@@ -1,0 +1,154 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Few bits per value, with one scale for each block of values."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import pad
+
+BLOCK = 128
+"""Values that share an fp32 scale, which adds 32 / 128 = 0.25 bits to each."""
+
+# Smaller scales are sent as 0, and with them their block: what is decoded is never subnormal, which some processors
+# flush to 0, so that sites would disagree. The few numbers above the largest count as it: rounded up, the top level
+# times its scale would be infinite.
+_LEAST_SCALE = 1e-36
+_LARGEST = 3.402823e38
+
+# Blocks that are worked on at a time on a CPU: their 512 KiB stay in the cache from one operation to the next, and
+# scratch memory does not grow with the values. An accelerator wants few and large kernels instead.
+_BLOCKS = 1024
+
+
+class Quantised:
+    """Symmetric block-wise quantisation to 8, 4 or 2 bits: 8.25, 4.25 or 2.25 bits per value with the scales.
+
+    A block's scale spreads the levels from its largest magnitude to its negative. 8 and 4 bits have the levels -127 to
+    127 and -7 to 7; 2 bits have four levels without a zero, -1.5, -0.5, 0.5 and 1.5, whose error is half as large as
+    that of -1, 0, 1. No value is off by more than half a level: 1/254, 1/14 or 1/4 of its block's largest magnitude,
+    and 2**-22 of that for rounding. Blocks whose scale would be below 1e-36 are sent as zeros.
+
+    A payload is all scales, then all codes, in the values' order. A code is its level: as a signed byte (8 bits), plus
+    8 (4 bits) or plus 1.5 (2 bits); the smaller ones fill bytes from the lowest bits up. The last block is filled up
+    with zeros.
+    """
+
+    lossless = False
+    block = BLOCK
+
+    def __init__(self, bits: int) -> None:
+        self.name = f"int{bits}"
+        self._bits = bits
+        self._planes = 8 // bits
+        # Scales in a block's largest magnitude.
+        self._steps = {8: 127.0, 4: 7.0, 2: 2.0}[bits]
+
+    def encoded_bytes(self, numel: int) -> int:
+        """Exact payload size, in bytes, of `numel` elements; a multiple of 4."""
+        return -(-numel // BLOCK) * (4 + BLOCK // self._planes)
+
+    def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned."""
+        scales, codes = self._parts(out)
+        whole = values.numel() // BLOCK
+        if whole:
+            self._encode(values[: whole * BLOCK].view(-1, BLOCK), scales[:whole], codes[:whole])
+        if whole < len(scales):
+            rest = pad(values[whole * BLOCK :], (0, BLOCK - values.numel() % BLOCK))
+            self._encode(rest.view(1, BLOCK), scales[whole:], codes[whole:])
+        return out
+
+    def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
+        scales, codes = self._parts(payload)
+        whole = out.numel() // BLOCK
+        if whole:
+            self._decode(scales[:whole], codes[:whole], out[: whole * BLOCK].view(-1, BLOCK))
+        if whole < len(scales):
+            rest = out.new_empty(1, BLOCK)
+            self._decode(scales[whole:], codes[whole:], rest)
+            out[whole * BLOCK :].copy_(rest.view(-1)[: out.numel() % BLOCK])
+        return out
+
+    def _parts(self, payload: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        width = BLOCK // self._planes
+        blocks = payload.numel() // (4 + width)
+        return payload[: 4 * blocks].view(torch.float32), payload[4 * blocks :].view(-1, width)
+
+    def _encode(self, values: torch.Tensor, scales: torch.Tensor, codes: torch.Tensor) -> None:
+        """`values` (blocks, 128) into `scales` (blocks) and `codes` (blocks, bytes)."""
+        # Two reductions are faster than one over magnitudes, which would have to be written first.
+        torch.amax(values, 1, out=scales)
+        torch.maximum(scales, values.amin(1).neg_(), out=scales)
+        scales.clamp_(max=_LARGEST).div_(self._steps)
+        scales.masked_fill_(scales < _LEAST_SCALE, 0.0)
+        # Divided by, because the reciprocals of the largest scales are subnormal.
+        divisors = scales.masked_fill(scales == 0, math.inf).unsqueeze_(1)
+        blocks = _at_a_time(values)
+        quotients = values.new_empty(blocks, BLOCK)
+        levels = None if self._bits == 8 else codes.new_empty(blocks, BLOCK)
+        for first, last in _ranges(len(values), blocks):
+            rows = last - first
+            quotient = torch.div(values[first:last], divisors[first:last], out=quotients[:rows])
+            if self._bits == 2:
+                # Intervals from -2 to 1: the largest value is at 2 and belongs to the last.
+                quotient.floor_().clamp_(-2.0, 1.0)
+            else:
+                quotient.round_()
+            # Floats convert to int8 four times as fast as to uint8.
+            if levels is None:
+                codes[first:last].view(torch.int8).copy_(quotient)
+            else:
+                levels[:rows].view(torch.int8).copy_(quotient)
+                self._pack(levels[:rows], codes[first:last])
+
+    def _pack(self, levels: torch.Tensor, codes: torch.Tensor) -> None:
+        """Levels as bytes, modulo 256 and overwritten, into codes of 4 or 2 bits.
+
+        Neighbours are taken as one whole number: one product brings all their bits side by side into its highest byte,
+        and nothing below overlaps, so that no carry gets there. All is contiguous and needs no strides.
+        """
+        if self._bits == 4:
+            pairs = levels.add_(8).view(torch.int16)
+            pairs.mul_(1 << 8 | 1 << 4).bitwise_right_shift_(8)
+            codes.copy_(pairs)
+        else:
+            fours = levels.add_(2).view(torch.int32)
+            fours.mul_(1 << 24 | 1 << 18 | 1 << 12 | 1 << 6).bitwise_right_shift_(24)
+            codes.copy_(fours)
+
+    def _decode(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
+        """`scales` (blocks) and `codes` (blocks, bytes) into `out` (blocks, 128)."""
+        factors = scales.unsqueeze(1)
+        if self._bits == 2:
+            # Levels are odd halves; twice a level is a whole number, and half a scale is exact.
+            factors = factors * 0.5
+        blocks = _at_a_time(out)
+        scratch = None if self._bits == 8 else codes.new_empty(blocks, BLOCK)
+        for first, last in _ranges(len(out), blocks):
+            levels = codes[first:last]
+            if scratch is not None:
+                levels = self._unpack(levels, scratch[: last - first])
+            out[first:last].copy_(levels.view(torch.int8)).mul_(factors[first:last])
+
+    def _unpack(self, codes: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """Codes into the levels of 4 bits, or twice those of 2 bits: bytes, modulo 256."""
+        if self._bits == 4:
+            pairs = levels.view(torch.int16).copy_(codes)
+            pairs.bitwise_or_(pairs << 4).bitwise_and_(0x0F0F)
+            return levels.sub_(8)
+        # As in `_pack`, bits move apart by products in which nothing overlaps.
+        fours = levels.view(torch.int32).copy_(codes)
+        fours.mul_(1 << 12 | 1).bitwise_and_(0x000F000F)
+        fours.mul_(1 << 6 | 1).bitwise_and_(0x03030303)
+        return levels.mul_(2).sub_(3)
+
+
+def _at_a_time(values: torch.Tensor) -> int:
+    """How many of `values` (blocks, 128) to work on at a time."""
+    return min(len(values), _BLOCKS) if values.device.type == "cpu" else len(values)
+
+
+def _ranges(count: int, at_a_time: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + at_a_time, count)) for first in range(0, count, at_a_time))

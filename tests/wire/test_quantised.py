@@ -1,0 +1,73 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Levels, scales and payloads of the codecs of 8, 4 and 2 bits, by hand."""
+
+import struct
+
+import pytest
+import torch
+
+from geo_accel.wire.quantised import BLOCK, Quantised
+
+
+def payload_of(bits, numbers):
+    codec, values = Quantised(bits), torch.tensor(numbers)
+    return bytes(codec.encode(values, torch.empty(codec.encoded_bytes(len(values)), dtype=torch.uint8)).tolist())
+
+
+def decoded(bits, payload, numel):
+    return Quantised(bits).decode(torch.tensor(list(payload), dtype=torch.uint8), torch.empty(numel)).tolist()
+
+
+@pytest.mark.parametrize(
+    "bits, steps, levels, first_bytes",
+    [
+        (8, 127, [127.0, -127.0, 0.0, 1.0], [127, 256 - 127, 0, 1]),
+        (4, 7, [7.0, -7.0, 0.0, 1.0], [15 | 1 << 4, 8 | 9 << 4]),
+        (2, 2, [1.5, -1.5, 0.5, -0.5], [3 | 0 << 2 | 2 << 4 | 1 << 6]),
+    ],
+)
+def test_payloads_are_scales_and_then_codes_from_the_lowest_bits_up(bits, steps, levels, first_bytes):
+    # The largest magnitude stands in the second block too, so that both have the scale 0.25.
+    numbers = [0.25 * level for level in levels] + [0.0] * (BLOCK - 5) + [0.25 * steps]
+    payload = payload_of(bits, [*numbers, 0.25 * steps])
+    width = BLOCK * bits // 8
+    assert len(payload) == 2 * (4 + width)
+    assert struct.unpack("<2f", payload[:8]) == (0.25, 0.25)
+    assert list(payload[8 : 8 + len(first_bytes)]) == first_bytes
+    assert decoded(bits, payload, 2 * BLOCK)[:4] == numbers[:4]
+
+
+@pytest.mark.parametrize("bits, levels", [(8, range(-127, 128)), (4, range(-7, 8)), (2, [-1.5, -0.5, 0.5, 1.5])])
+def test_every_level_is_decoded_exactly_and_used(bits, levels):
+    most = max(max(levels), 2.0)
+    scale = 2.0**-9
+    numbers = []
+    for level in levels:
+        numbers += [scale * level, -scale * most] + [0.0] * (BLOCK - 2)
+    found = decoded(bits, payload_of(bits, numbers), len(numbers))[::BLOCK]
+    assert found == [scale * level for level in levels]
+
+
+def test_two_bits_have_no_zero_and_half_the_error_of_three_levels():
+    values = torch.linspace(-1, 1, BLOCK)
+    found = torch.tensor(decoded(2, payload_of(2, values.tolist()), BLOCK))
+    assert sorted(set(found.tolist())) == [-0.75, -0.25, 0.25, 0.75]
+    three = values.round()
+    assert (found - values).abs().max() <= 0.25 and (three - values).abs().max() > 0.49
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_large_block_does_not_coarsen_its_neighbours(bits):
+    small = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)).sub_(0.5).mul_(1e-10)
+    numbers = [3e38] * BLOCK + small.tolist() + [-3e38] * BLOCK
+    found = torch.tensor(decoded(bits, payload_of(bits, numbers), len(numbers))[BLOCK : 2 * BLOCK])
+    assert (found - small).abs().max() <= small.abs().max() * {8: 0.004, 4: 0.072, 2: 0.2501}[bits]
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_blocks_of_tiny_values_are_zeros(bits):
+    payload = payload_of(bits, [1e-37, -1e-45, 0.0] * 50)
+    assert struct.unpack("<2f", payload[:8]) == (0.0, 0.0)
+    # Codes are those of 0 (or the level above it), not whatever 0 / 0 converts to.
+    assert set(payload[8:]) == {{8: 0, 4: 0x88, 2: 0b10101010}[bits]}
+    assert decoded(bits, payload, 150) == [0.0] * 150
