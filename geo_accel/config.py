@@ -32,9 +32,13 @@ from geo_accel.config_rules import (
 )
 from geo_accel.version import __version__
 
-CODECS = ("fp32", "bf16")
-"""Codecs of this version, by name; all are dense. A test compares them with `geo_accel.wire`."""
-_LATER_CODECS = ("int8", "int4", "int2", "topk", "randk")
+DENSE_CODECS = ("fp32", "bf16", "int8", "int4", "int2")
+"""Codecs that send every value."""
+SPARSE_CODECS = ("topk", "randk")
+"""Codecs that send `compression.ratio` of the values."""
+CODECS = (*DENSE_CODECS, *SPARSE_CODECS)
+SPARSE_CHUNK = 4096
+"""A sparse codec keeps equally many of every so many values, a whole number that all sites agree on."""
 
 ENVIRONMENT = ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB")
 """The environment variables that geo_accel reads; any other GEO_ACCEL_* is refused as a misspelling."""
@@ -97,6 +101,29 @@ def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | s
     return OuterConfig(type="nesterov", **numbers) if len(problems) == before else AUTO
 
 
+_OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
+
+
+def _read_overlap(key: str, value: object, problems: list[str]) -> bool | dict[str, float] | str:
+    if not isinstance(value, Mapping):
+        if isinstance(value, bool) or value == AUTO:
+            return value
+        hint = "without quotes" if isinstance(value, str) and value.lower() in ("true", "false") else ""
+        problems.append(refusal(key, value, _OVERLAP_ALLOWED, hint))
+        return AUTO
+    parts = {"threshold": "a whole number >= 1", "gain": "a number >= 1"}
+    before = len(problems)
+    problems += [_unknown(f"{key}.", name, parts) for name in value if name not in parts]
+    problems += [f"{key}.{name}: missing; allowed: {allowed}" for name, allowed in parts.items() if name not in value]
+    if len(problems) > before:
+        return AUTO
+    gain = real_within(f"{key}.gain", value["gain"], parts["gain"], problems, at_least=1)
+    threshold = real_within(f"{key}.threshold", value["threshold"], parts["threshold"], problems, at_least=1)
+    if threshold is not None and threshold != int(threshold):
+        problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
+    return AUTO if len(problems) > before else {"threshold": int(threshold), "gain": gain}
+
+
 def _setting(default: Any, rule: Rule, help: str) -> Any:
     return field(default=default, metadata={"help": help, "rule": rule})
 
@@ -135,6 +162,12 @@ class SyncConfig:
         help="update each layer inside backward and average it after its update (DreamDDP as published), not before;"
         ' mode "backward" only, without clipping',
     )
+    exchange: str = _setting(
+        AUTO,
+        choice(AUTO, "direct", "hub", "two-shot"),
+        help='how payloads cross: "direct" from everyone to everyone, through one site as "hub", or "two-shot",'
+        " averaging by shares, for dense codecs",
+    )
     delay: int | str = _setting(
         AUTO,
         whole(at_least=1),
@@ -153,14 +186,29 @@ class CompressionConfig:
 
     codec: str = _setting(
         AUTO,
-        choice(AUTO, *CODECS, later=_LATER_CODECS, version=__version__),
+        choice(AUTO, *CODECS),
         help="the number format that crosses the WAN",
     )
     ratio: float | str = _setting(
         AUTO, real(above=0, at_most=1), help="share of the values that a sparse codec sends; dense codecs ignore it"
     )
-    overlap_weighting: bool | str = _setting(
-        AUTO, switch(), help="weigh values by how many sites sent them; dense codecs ignore it"
+    residual: str = _setting(
+        AUTO,
+        choice(AUTO, "weights", "buffer", "none"),
+        help='where what was not sent waits: in the site\'s "weights", in a "buffer", or nowhere: "none" loses it, for'
+        " comparisons",
+    )
+    overlap_weighting: bool | dict[str, float] | str = _setting(
+        AUTO,
+        Rule(allowed=_OVERLAP_ALLOWED, read=_read_overlap),
+        help="weigh values by how many sites sent them: true makes it the mean over those that did; threshold and gain"
+        " are those of OPWA (arXiv:2408.14736); dense codecs ignore it",
+    )
+    coefficients: str = _setting(
+        "equal",
+        choice("equal", "data", "blend"),
+        help='what each site counts in the average: all alike, by its number of processes ("data"), or half of that'
+        ' and half by how much it sends ("blend", BCRS)',
     )
 
 
@@ -350,6 +398,11 @@ def _check_together(config: GeoConfig, problems: list[str]) -> None:
         )
     if sync.schedule == "manual" and sync.plan == AUTO:
         problems.append('sync.plan: missing; allowed with sync.schedule "manual": a plan\'s file')
+    if sync.exchange == "two-shot" and config.compression.codec in SPARSE_CODECS:
+        problems.append(
+            f'sync.exchange: got "two-shot" with compression.codec "{config.compression.codec}"; allowed with it: '
+            '"auto", "direct", "hub"'
+        )
     if config.resilience.elastic is True:
         problems.append(f"resilience.elastic: got true; allowed: false (not available in this version, {__version__})")
 
@@ -360,7 +413,14 @@ def _ignored(config: GeoConfig) -> Iterator[str]:
     if sync.mode != "stream" and sync.delay != AUTO:
         yield f'sync.delay is ignored: in mode "{sync.mode}" each result is applied within its step'
     if sync.schedule == "manual":
-        manual = {"sync.period": sync.period, "sync.delay": sync.delay, "compression.codec": config.compression.codec}
+        manual = {
+            "sync.period": sync.period,
+            "sync.delay": sync.delay,
+            "sync.exchange": sync.exchange,
+            "sync.outer": sync.outer,
+            "compression.codec": config.compression.codec,
+            "compression.ratio": config.compression.ratio,
+        }
         for key, value in manual.items():
             if value != AUTO:
                 yield f'{key} is ignored: with schedule "manual" the plan in sync.plan says it'
@@ -368,9 +428,10 @@ def _ignored(config: GeoConfig) -> Iterator[str]:
         yield f'sync.plan is ignored: the schedule is "{sync.schedule}", not "manual"'
     if sync.optimizer_in_backward is True and sync.mode != "backward":
         yield f'sync.optimizer_in_backward is ignored: the mode is "{sync.mode}"'
-    for name in ("ratio", "overlap_weighting"):
-        if getattr(config.compression, name) != AUTO:
-            yield f'compression.{name} is ignored: codec "{config.compression.codec}" sends all values'
+    if config.compression.codec in DENSE_CODECS:
+        for name in ("ratio", "residual", "overlap_weighting"):
+            if getattr(config.compression, name) != AUTO:
+                yield f'compression.{name} is ignored: codec "{config.compression.codec}" sends all values'
 
 
 def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -386,6 +447,8 @@ def _as_dict(value: object) -> Any:
         return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return {spec.name: _as_dict(getattr(value, spec.name)) for spec in fields(value)}
+    if isinstance(value, dict):
+        return dict(value)
     return list(value) if isinstance(value, list) else value
 
 

@@ -96,15 +96,13 @@ def real(*, above: float | None = None, at_least: float | None = None, at_most: 
     return _or_auto(allowed, lambda value: read_real(value, above=above, at_least=at_least, at_most=at_most))
 
 
-def choice(*names: str, later: tuple[str, ...] = (), version: str = "") -> Rule:
-    """One of `names`; those in `later` are known but not in this version."""
+def choice(*names: str) -> Rule:
+    """One of `names`."""
     allowed = ", ".join(f'"{name}"' for name in names)
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in names:
             return value
-        if isinstance(value, str) and value in later:
-            raise _Refused(f"not available in this version, {version}")
         near, likeness = nearest(value, names)
         raise _Refused(f'did you mean "{near}"?' if likeness >= 0.6 else "")
 

@@ -60,11 +60,11 @@ def test_nothing_given_is_all_auto():
     assert config == GeoConfig() == load_config({}) == load_config({"geo_accel": {}})
     assert config.sync.mode == "stream" and config.resilience.elastic is False
     values = [(setting.key, setting.default) for setting in settings()]
-    named = {"sync.mode": "stream"}
+    named = {"sync.mode": "stream", "compression.coefficients": "equal"}
     named |= dict.fromkeys(
         ("sync.optimizer_in_backward", "resilience.elastic", "resilience.allow_public_plaintext"), False
     )
-    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 17
+    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 20
 
 
 def test_every_setting_has_a_help_text_and_its_allowed_values():
@@ -123,13 +123,16 @@ def test_allowed_values_are_stored(key, value, stored):
         ("sync.delay", -1, ["got -1"]),
         ("sync.outer", "nesterov", ['"lr"', '"momentum"']),
         ("sync.outer", 0.7, ["got 0.7"]),
-        ("compression.codec", "int8", ["not available in this version", *(f'"{name}"' for name in CODECS)]),
+        ("compression.codec", "int3", ['did you mean "int', *(f'"{name}"' for name in CODECS)]),
         ("compression.codec", "fp23", ['did you mean "fp32"?']),
         ("compression.codec", ["fp32"], ["got ['fp32']"]),
         ("compression.ratio", 0, ["> 0 and <= 1"]),
         ("compression.ratio", 1.01, ["> 0 and <= 1"]),
         ("compression.overlap_weighting", "true", ["without quotes"]),
-        ("compression.overlap_weighting", 1, ["true or false"]),
+        ("compression.overlap_weighting", 1, ["true, false or"]),
+        ("compression.residual", "pocket", ['"weights", "buffer", "none"']),
+        ("compression.coefficients", "auto", ['"equal", "data", "blend"']),
+        ("sync.exchange", "ring", ['"direct", "hub", "two-shot"']),
         ("sites", [], ["empty"]),
         ("sites", [4, 0], ["0 is not a whole number >= 1"]),
         ("sites", [4, True], ["true is not"]),
@@ -248,7 +251,7 @@ def test_a_number_too_long_to_print_is_still_one_line():
             {"sync": {"schedule": "manual", "plan": "a.json", "period": 2}, "compression": {"codec": "fp32"}},
             ["sync.period", "compression.codec"],
         ),
-        ({"compression": {"ratio": 0.5}}, ["compression.ratio"]),
+        ({"compression": {"codec": "int4", "residual": "buffer"}}, ["compression.residual"]),
         (
             {"compression": {"codec": "fp32", "ratio": 1, "overlap_weighting": False}},
             ["compression.ratio", "compression.overlap_weighting"],
@@ -341,7 +344,13 @@ def valid_configs(draw) -> GeoConfig:
         compression=CompressionConfig(
             codec=draw(auto_or(st.sampled_from(CODECS))),
             ratio=draw(auto_or(st.floats(1e-6, 1))),
-            overlap_weighting=draw(auto_or(st.booleans())),
+            residual=draw(auto_or(st.sampled_from(("weights", "buffer", "none")))),
+            overlap_weighting=draw(
+                auto_or(
+                    st.booleans() | st.fixed_dictionaries({"threshold": st.integers(1, 9), "gain": st.floats(1, 9)})
+                )
+            ),
+            coefficients=draw(st.sampled_from(("equal", "data", "blend"))),
         ),
         link=LinkConfig(
             interface=draw(auto_or(st.from_regex("[a-z]{1,8}[0-9]", fullmatch=True))),
@@ -352,6 +361,25 @@ def valid_configs(draw) -> GeoConfig:
     config.resilience.round_timeout_s = draw(auto_or(POSITIVE))
     config.resilience.allow_public_plaintext = draw(st.booleans())
     return config
+
+
+@pytest.mark.parametrize(
+    "value, line",
+    [
+        ({"threshold": 1}, "overlap_weighting.gain: missing; allowed: a number >= 1"),
+        ({"threshold": 1, "gain": 0.5}, "overlap_weighting.gain: got 0.5"),
+        ({"threshold": 1.5, "gain": 2}, "overlap_weighting.threshold: got 1.5"),
+        ({"treshold": 1, "gain": 2, "threshold": 1}, "overlap_weighting.treshold: unknown key"),
+    ],
+)
+def test_overlap_weighting_names_the_part_that_is_wrong(value, line):
+    with pytest.raises(ConfigError, match=f"^compression.{line}"):
+        load_config({"compression": {"codec": "topk", "overlap_weighting": value}})
+
+
+def test_two_shots_are_for_dense_codecs():
+    with pytest.raises(ConfigError, match='exchange: got "two-shot" with'):
+        load_config({"sync": {"exchange": "two-shot"}, "compression": {"codec": "topk"}})
 
 
 @given(valid_configs())
@@ -460,4 +488,4 @@ sys.exit("torch" in sys.modules)
 def test_codecs_are_those_of_the_wire():
     wire = pytest.importorskip("geo_accel.wire.codec")
     for name in CODECS:
-        assert wire.get_codec(name).name == name
+        assert wire.get_codec(name, kept=1).name == name

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.demo.setting import BLOCKS, METHODS, START, Setting
 from geo_accel import GeoSync
+from geo_accel.testing.bytes_worker import bytes_sent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,6 +121,7 @@ def train(
         sync = nullcontext()
 
     recording, step, steps = Recording(), 0, options.steps
+    first = {}  # what is timed is the first plan's course; a later review may change it
     batches = endless(loader)
     accelerator.wait_for_everyone()
     recording.mark()
@@ -139,9 +141,10 @@ def train(
             print(f"step {step}", flush=True)
             if step == setting.warmup and options.method == "geo":
                 # Every site has the same plan, so every site goes on for as long.
+                first = {"adopted": sync.engine.adopted, "plan": json.loads(sync.engine.plan.to_json())}
                 steps = max(steps, setting.window(sync.engine.adopted, sync.engine.plan.period)[1] + 1)
     if options.method == "geo":
-        recording.geo = {**sync.summary(), "adopted": sync.engine.adopted}
+        recording.geo = {**sync.summary(), **first}
     return recording
 
 
@@ -172,15 +175,6 @@ def digest(model: nn.Module) -> str:
     for parameter in model.parameters():
         total.update(parameter.detach().numpy().tobytes())
     return total.hexdigest()
-
-
-def bytes_sent(interface: str) -> int:
-    """Bytes that have left `interface` of this process's network, headers included, as the kernel counts them."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == interface:
-            return int(counts.split()[8])
-    raise ValueError(f"the network interface {interface} was not found.")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from geo_accel.commands import drawing, picture
-from geo_accel.config import CODECS
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.config import CODECS, SPARSE_CODECS
+from geo_accel.plan.averaging import Outer
+from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import MODES, Plan, read_plan
+from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import Timeline, timeline
 from geo_accel.profile.document import write_whole
 from geo_accel.profile.link import Link
@@ -35,7 +37,7 @@ SUMMARY = "make, check and show what is sent when"
 
 SCHEDULES = ("auto", "full", "equal", "dreamddp", "stream")
 _MODE_OF = {"auto": "stream", "full": "blocking", "equal": "backward", "dreamddp": "backward", "stream": "stream"}
-_MAKING = ("period", "schedule", "mode", "codec", "delay")
+_MAKING = ("period", "schedule", "mode", "codec", "ratio", "delay")
 """Options that only a new plan has; None where they were not given."""
 _MOST_ROWS = 48
 
@@ -56,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec",
         metavar="NAME",
         help=f"auto, {' or '.join(CODECS)} (default: fp32 where only units' transfers are known, else auto)",
+    )
+    making.add_argument(
+        "--ratio", type=_share, metavar="R|auto", help="share of the values that a sparse codec sends, as in 0.05"
     )
     making.add_argument(
         "--delay", type=_count(1), metavar="N|auto", help="steps from a round's start to its application; mode stream"
@@ -92,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         plan = read_plan(arguments.plan)
         if profile is not None:
-            _check_model(plan, arguments.plan, profile)
+            _check_model(plan, arguments.plan, profile, sites)
     course = None if profile is None else timeline(plan, profile, sites)
     if course is not None and not math.isfinite(course.step_s):
         raise ValueError(f"{arguments.profile}: the profile's times are too large to be added up; are they seconds?")
@@ -205,7 +210,10 @@ def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
         schedule=schedule,
         delay=arguments.delay or "auto",
         codec=arguments.codec or ("fp32" if measured else "auto"),
+        ratio=arguments.ratio or "auto",
     )
+    if arguments.ratio not in (None, "auto") and arguments.codec not in SPARSE_CODECS:
+        raise ValueError(f"--ratio {arguments.ratio:g}: for {' and '.join(SPARSE_CODECS)}; say --codec topk.")
     if request.mode != "stream" and arguments.delay not in (None, "auto"):
         raise ValueError(f"--delay {arguments.delay}: mode {request.mode} applies within the step; leave --delay out.")
     if request.resolved_schedule == "stream" and profile.numel == 0:
@@ -220,8 +228,8 @@ def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
     return choose_plan(request, [(unit.name, unit.numel) for unit in profile.units], sites, profile)
 
 
-def _check_model(plan: Plan, path: Path, profile: Profile) -> None:
-    """Raises ValueError where the plan is not for the profile's model."""
+def _check_model(plan: Plan, path: Path, profile: Profile, sites: int) -> None:
+    """Raises ValueError where the plan is not for the profile's model, or not for so many sites."""
     places = {name: place for place, (name, _) in enumerate(plan.units)}
     elements = dict(plan.units) if profile.numel == 0 else {}
     # A profile lists units in the order in which they were seen, which is not a matter of which model it is.
@@ -231,6 +239,7 @@ def _check_model(plan: Plan, path: Path, profile: Profile) -> None:
     )
     try:
         plan.require_units(units)
+        plan.averaging.require_sites(sites)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -284,7 +293,9 @@ def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, sites
     add("schedule", f"{plan.schedule}, mode {plan.mode}")
     add("period", f"{plan.period} steps" if plan.mode != "stream" else f"{plan.period} steps, delay {plan.delay}")
     sends = _period_bytes(plan, profile, sites)
-    add("codec", f"{plan.codec}, exchange {plan.exchange}")
+    add("codec", f"{plan.averaging}, exchange {plan.exchange}")
+    if plan.outer != Outer():
+        add("outer step", str(plan.outer))
     if sends is not None:
         add("a rank sends", f"{sends / 1e6:.3f} MB per period, {sites} sites")
     elif plan.values_per_period:
@@ -368,6 +379,15 @@ def _positive(text: str) -> float:
     value = _positive_or_0(text)
     if value == 0:
         raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a number above 0")
+    return value
+
+
+def _share(text: str) -> float | str:
+    if text == "auto":
+        return text
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a share above 0, at most 1, or auto")
     return value
 
 

@@ -78,12 +78,11 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     import torch.distributed as dist
 
     from geo_accel.integrations.session import connect
-    from geo_accel.plan.cost import exchange_for
+    from geo_accel.plan.request import Request
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.trace import Trace
     from geo_accel.sync.masters import PlainMasters
     from geo_accel.sync.measure import assemble, measure_handling, measure_links, measure_pairs
-    from geo_accel.sync.outer import Mean
     from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
@@ -99,7 +98,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     session = connect(arguments.config) if dist.is_initialized() else None
     carried = {unit.name: unit.numel for unit in units}
     if session is not None:
-        rounds = Rounds(PlainMasters(units, session.topology), session.transport, Mean(), Trace(None, 0, ""))
+        rounds = Rounds(PlainMasters(units, session.topology), session.transport, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
         links = measure_links(session.control, rounds, session.topology, session.config.link)
@@ -117,8 +116,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
     if session is None:
         return as_profile(computing, device, ranks=1, **facts)
-    exchange = exchange_for(len(session.topology.sites))
-    handling = measure_handling(session.control, rounds, session.topology, exchange)
+    handling = measure_handling(session.control, rounds, session.topology, Request(mode="stream").codecs)
     profile = assemble(session.control, computing, links, handling, device)
     rounds.close()
     return replace(profile, pairs=pairs, provenance={**profile.provenance, **facts})

@@ -164,16 +164,15 @@ def announce(engine: Engine, plan: Plan) -> None:
     if engine.topology.rank != 0:
         return
     table = Table(title="geo_accel", show_header=False, title_justify="left")
-    outer = engine.config.sync.outer
     rows = {
         "sites": ", ".join(f"{site.name} ({len(site.ranks)})" for site in engine.topology.sites),
         "mode": plan.mode,
         "period": f"{plan.period} steps",
         "schedule": plan.schedule,
         "delay": f"{plan.delay} steps",
-        "codec": plan.codec,
+        "codec": str(plan.averaging),
         "exchange": plan.exchange,
-        "outer": "mean" if outer in ("auto", "mean") else str(outer),
+        "outer": str(plan.outer),
         "why": plan.reason,
     }
     for key, value in rows.items():

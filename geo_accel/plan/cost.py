@@ -1,45 +1,82 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""What one round costs: bytes that a site sends, seconds on the link, seconds of computing."""
+"""What one round costs: bytes that a site sends, seconds on the links, seconds of computing."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from geo_accel.config import SPARSE_CHUNK
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Handling, Profile
 
 # What the codecs of wire/ need, known here without torch.
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 2}
+BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "int8": 1 + 4 / 128, "int4": 1 / 2 + 4 / 128, "int2": 1 / 4 + 4 / 128}
+"""Of dense codecs."""
+
+
+def sparse_bytes(codec: str, kept: int) -> float:
+    """What one chunk of 4096 values takes with a sparse codec, as one of many: values in int4, then their places."""
+    places = min(SPARSE_CHUNK / 8, 1.5 * kept) if codec == "topk" else 0.0
+    return kept * BYTES_PER_VALUE["int4"] + places
+
+
+def bytes_per_value(averaging: Averaging, site: int | None = None) -> float:
+    """Bytes that one value takes on the wire from `site`, or on average over sites."""
+    if not averaging.sparse:
+        return BYTES_PER_VALUE[averaging.codec]
+    kept = averaging.kept if site is None else (averaging.kept[site],)
+    total = sum(count * sparse_bytes(averaging.codec, one) for one, count in Counter(kept).items())
+    return total / len(kept) / SPARSE_CHUNK
+
+
+def answer_bytes_per_value(averaging: Averaging) -> float:
+    """The same of a hub's answer: room for all that any site kept, or for every value."""
+    if not averaging.sparse:
+        return BYTES_PER_VALUE[averaging.codec]
+    if averaging.codec == "randk":
+        return sparse_bytes("randk", max(averaging.kept)) / SPARSE_CHUNK
+    everything = min(SPARSE_CHUNK, sum(averaging.kept))
+    return min(BYTES_PER_VALUE["int8"], sparse_bytes("topk", everything) / SPARSE_CHUNK)
 
 
 def exchange_for(sites: int) -> str:
-    """Two sites swap payloads; from three on, averaging by chunks sends fewer bytes: 2(N-1)/N against N-1 payloads."""
+    """What to do where links are not known. Two sites swap payloads; from three on, averaging by shares sends fewer
+    bytes: 2(N-1)/N against N-1 payloads."""
     return "direct" if sites <= 2 else "two-shot"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Costs of rounds of one codec over one exchange between `sites` sites."""
+    """Costs of rounds of one averaging between `sites` sites."""
 
     profile: Profile
-    codec: str
-    exchange: str
+    averaging: Averaging
     sites: int
 
     @classmethod
     def of(cls, plan: Plan, profile: Profile, sites: int) -> "Cost":
         """The costs of a plan's rounds."""
-        return cls(profile=profile, codec=plan.codec, exchange=plan.exchange, sites=sites)
+        return cls(profile=profile, averaging=plan.averaging, sites=sites)
 
     @property
     def messages(self) -> int:
         """Exchanges, one after the other, that a round consists of."""
-        return 1 if self.exchange == "direct" else 2
+        return 1 if self.averaging.exchange == "direct" else 2
 
     @cached_property
-    def _link(self) -> Link | None:
-        return self.profile.link
+    def _links(self) -> list[Link]:
+        """By site; one where all are alike, as in simulations of thousands."""
+        links = [link for _, link in self.profile.links]
+        unlike = len(links) == self.sites and (len(set(links)) > 1 or len(set(self.averaging.kept)) > 1)
+        return links if unlike else [self.profile.link]
+
+    @property
+    def _others(self) -> list[int]:
+        """The sites that are not the hub, or where all are alike one of them."""
+        return [site for site in range(len(self._links)) if len(self._links) == 1 or site != self.averaging.hub]
 
     @cached_property
     def _measured(self) -> dict[str, float | None]:
@@ -47,26 +84,51 @@ class Cost:
 
     @property
     def handling(self) -> Handling:
-        return self.profile.handling.get(self.codec, Handling())
+        return self.profile.handling.get(self.averaging.codec, Handling())
 
     def nbytes(self, values: float) -> float:
-        """Bytes that a rank sends for `values` values."""
-        share = self.sites - 1 if self.exchange == "direct" else 2 * (self.sites - 1) / self.sites
-        return share * values * BYTES_PER_VALUE[self.codec]
+        """Bytes that a rank sends for `values` values, mean over sites."""
+        rule, others = self.averaging, self.sites - 1
+        said = bytes_per_value(rule)
+        if rule.exchange == "hub":
+            spoken = said * self.sites - (bytes_per_value(rule, rule.hub))
+            return values * (spoken + others * answer_bytes_per_value(rule)) / self.sites
+        return values * said * (others if rule.exchange == "direct" else 2 * others / self.sites)
+
+    @cached_property
+    def _seconds_per_value(self) -> float:
+        """Of the exchange, latencies not counted: all sites wait for whoever takes longest, in either direction."""
+        rule, links, others = self.averaging, self._links, self.sites - 1
+        said = [bytes_per_value(rule, site) for site in range(len(links))]
+        if rule.exchange == "two-shot":
+            return 2 * others / self.sites * said[0] * max(max(link.seconds_per_byte, link.down) for link in links)
+        everything = bytes_per_value(rule) * self.sites
+        if rule.exchange == "direct":
+            return max(
+                max(others * one * link.seconds_per_byte, (everything - one) * link.down)
+                for one, link in zip(said, links, strict=True)
+            )
+        center, rest = links[rule.hub if len(links) > 1 else 0], self._others
+        heard = everything - bytes_per_value(rule, rule.hub)
+        answer = answer_bytes_per_value(rule)
+        uploads = max(heard * center.down, *(said[site] * links[site].seconds_per_byte for site in rest))
+        answers = max(others * answer * center.seconds_per_byte, *(answer * links[site].down for site in rest))
+        return uploads + answers
 
     def seconds(self, values: float) -> float:
-        """Seconds that a round of `values` values occupies the link, by the link's model."""
-        if self._link is None:
+        """Seconds that a round of `values` values occupies the links, by the links' model."""
+        link = self.profile.link
+        if link is None:
             raise ValueError(
                 "the profile knows neither its links nor the transfer times of its units: state bandwidth and latency."
             )
-        return self._link.seconds(self.messages, self.nbytes(values)) + self.handling.background_s * values
+        return self.messages * link.latency_s + values * (self._seconds_per_value + self.handling.background_s)
 
     def round_s(self, pieces: Sequence[Piece], units: Sequence[tuple[str, int]]) -> float:
         """Seconds of a round of `pieces` of `units`; measured transfers of units count as they are, scaled by bits."""
         measured = [self._measured.get(units[piece.unit][0]) for piece in pieces]
         if None not in measured:
-            share = BYTES_PER_VALUE[self.codec] / BYTES_PER_VALUE["fp32"]
+            share = bytes_per_value(self.averaging) / BYTES_PER_VALUE["fp32"]
             return share * sum(s / piece.parts for s, piece in zip(measured, pieces, strict=True))
         return self.seconds(values_of(pieces, units))
 

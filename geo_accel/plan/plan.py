@@ -1,19 +1,18 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""A plan: for each step of a period, what starts, with which codec, and when it is applied."""
+"""A plan: for each step of a period, what starts, how it is averaged, and when it is applied."""
 
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
-from geo_accel.config import CODECS
+from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.profile.document import parse, read
 
-VERSION = 2
+VERSION = 3
 MODES = ("stream", "backward", "blocking")
-EXCHANGES = ("direct", "two-shot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,9 @@ class Plan:
     period: int
     delay: int
     """Steps between start and application of a round; 0 in the modes "blocking" and "backward"."""
-    codec: str
-    exchange: str
-    """"direct" or "two-shot"."""
+    averaging: Averaging
+    """Codec, exchange and average of all its rounds."""
+    outer: Outer = field(default_factory=Outer)
     units: tuple[tuple[str, int], ...]
     """Names and element counts, in backward order."""
     rounds: tuple[tuple[Round, ...], ...]
@@ -56,9 +55,8 @@ class Plan:
     """Why this plan, for people."""
 
     def __post_init__(self) -> None:
-        for key, allowed in (("mode", MODES), ("codec", CODECS), ("exchange", EXCHANGES)):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"plan: {key} {getattr(self, key)!r} was found; allowed: {', '.join(allowed)}.")
+        if self.mode not in MODES:
+            raise ValueError(f"plan: mode {self.mode!r} was found; allowed: {', '.join(MODES)}.")
         for key, value in [("period", self.period), ("delay", self.delay), *self.units]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
@@ -91,6 +89,14 @@ class Plan:
                     f"before that is applied (delay {self.delay})."
                 )
 
+    @property
+    def codec(self) -> str:
+        return self.averaging.codec
+
+    @property
+    def exchange(self) -> str:
+        return self.averaging.exchange
+
     def pieces(self) -> Iterator[tuple[int, Piece]]:
         """Every piece with the step at which it starts, in the order of the plan."""
         for step, rounds in enumerate(self.rounds):
@@ -104,9 +110,14 @@ class Plan:
         return sum(self.units[piece.unit][1] / piece.parts for _, piece in self.pieces())
 
     def to_json(self) -> str:
-        """Text for people and for `from_json`. A round is a list of unit names; "name[2:5/16]" is parts 2 to 4."""
+        """Text for people and for `from_json`.
+
+        The averaging's settings stand beside the plan's own. A round is a list of unit names; "name[2:5/16]" is parts
+        2 to 4.
+        """
         names = [name for name, _ in self.units]
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        values |= {**asdict(values.pop("averaging")), "outer": asdict(self.outer)}
         values["units"] = [list(unit) for unit in self.units]
         values["rounds"] = [[_words(members, names) for members in step] for step in self.rounds]
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items() if key != "rounds"]
@@ -124,7 +135,10 @@ class Plan:
                 tuple(tuple(piece for word in members for piece in _pieces(word, places)) for members in step)
                 for step in found.pop("rounds")
             )
-            return cls(units=units, rounds=rounds, **found)
+            said = {spec.name: found.pop(spec.name) for spec in fields(Averaging)}
+            said |= {name: tuple(said[name]) for name in ("kept", "coefficients")}
+            outer = Outer(**found.pop("outer"))
+            return cls(units=units, rounds=rounds, averaging=Averaging(**said), outer=outer, **found)
 
         return parse("plan", text, VERSION, build)
 

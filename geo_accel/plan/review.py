@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.plan import Plan
+from geo_accel.plan.request import Request
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 
@@ -25,6 +26,8 @@ class Seen:
     """Bytes sent and seconds of each swap with its peers, in order."""
     step_s: float
     """Seconds of a step without its waiting for the WAN."""
+    slowness: float = 1.0
+    """Of its site's uplink, beside the slowest link: 1 for the slowest, 0.1 for one of ten times the bandwidth."""
 
 
 def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
@@ -33,9 +36,10 @@ def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
     Of each swap the rank that took least time counts: the others had begun earlier and waited for it. Swaps that the
     latency rules say nothing about bandwidth.
     """
-    swaps = [one.swaps for one in seen if one.swaps]
+    swaps = [[(size * one.slowness, taken) for size, taken in one.swaps] for one in seen if one.swaps]
     speeds = []
     for same in zip(*swaps, strict=False):
+        # In bytes of the slowest link: what takes longest is what all wait for.
         size = max(size for size, _ in same)
         taken = min(taken for _, taken in same)
         if size >= LEAST_BYTES and max(size * planned.seconds_per_byte, taken) >= LATENCIES * planned.latency_s:
@@ -57,12 +61,14 @@ def review(
     link is what the user stated, and stays.
     """
     link = profile.link
-    now = seen_link(seen, link) if follow_link and link is not None else None
+    # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.
+    follows = follow_link and link is not None and plan.exchange != "hub"
+    now = seen_link(seen, link) if follows else None
     step_s = max(one.step_s for one in seen)
     news = []
     if now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
         news.append(f"the link went from {link.megabits_per_second:.0f} to {now.megabits_per_second:.0f} Mbit/s")
-        profile = profile.with_link(now)
+        profile = profile.with_slower_links(now.seconds_per_byte / link.seconds_per_byte)
     if _differs(step_s, profile.compute_s):
         news.append(f"a step went from {profile.compute_s:.3f} to {step_s:.3f} s")
         profile = profile.with_step(step_s)

@@ -8,9 +8,11 @@ only through the bytes that a site sends.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from geo_accel.plan.choose import LONGEST_PERIOD, Request, choose_plan
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.choose import LONGEST_PERIOD, choose_plan
 from geo_accel.plan.cost import BYTES_PER_VALUE, Cost, exchange_for
 from geo_accel.plan.plan import Piece, Plan, Round
+from geo_accel.plan.request import Request
 from geo_accel.plan.shapes import require_number
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.link import Link
@@ -181,8 +183,7 @@ def _ssgd_plans(scenario: Scenario) -> list[Plan]:
             schedule="full",
             period=1,
             delay=0,
-            codec=scenario.codec,
-            exchange=exchange_for(scenario.sites),
+            averaging=Averaging(codec=scenario.codec, exchange=exchange_for(scenario.sites)),
             units=units,
             rounds=(rounds,),
         )

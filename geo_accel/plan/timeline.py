@@ -66,8 +66,11 @@ class Timeline:
         ]
 
 
-def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS) -> Timeline:
-    """Runs `plan` through the time model. Raises ValueError where the profile lacks a unit of the plan or its link."""
+def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, *, spans: bool = True) -> Timeline:
+    """Runs `plan` through the time model. Raises ValueError where the profile lacks a unit of the plan or its link.
+
+    Without `spans` it says how long steps take and wait, and not what happens in them, which takes most of the time.
+    """
     cost = Cost.of(plan, profile, sites)
     backward_s, ending_s, compute_s = profile.backward_s, profile.ending_s, profile.compute_s
     ready = _ready_times(plan, profile)
@@ -86,7 +89,8 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS) 
         begin, waited = now, 0.0
 
         def span(track: str, name: str, start: float, stop: float, step: int = step) -> None:
-            result.spans.append(Span(track=track, name=name, start=start, stop=stop, step=step))
+            if spans:
+                result.spans.append(Span(track=track, name=name, start=start, stop=stop, step=step))
 
         def send(number: int, earliest: float, at: int = at, span=span) -> float:
             nonlocal free

@@ -16,6 +16,9 @@ class Link:
 
     latency_s: float
     seconds_per_byte: float
+    """Of what the site sends."""
+    down_seconds_per_byte: float | None = None
+    """Of what it receives; None: the same."""
 
     @classmethod
     def of(cls, *, mbps: float, latency_ms: float) -> "Link":
@@ -27,7 +30,21 @@ class Link:
         """What a round that waits for all of them sees."""
         return cls(
             latency_s=max(link.latency_s for link in links),
-            seconds_per_byte=max(link.seconds_per_byte for link in links),
+            seconds_per_byte=max(max(link.seconds_per_byte, link.down) for link in links),
+        )
+
+    @property
+    def down(self) -> float:
+        """Seconds per byte that the site receives."""
+        return self.seconds_per_byte if self.down_seconds_per_byte is None else self.down_seconds_per_byte
+
+    def slower(self, factor: float) -> "Link":
+        """The same with `factor` times the seconds per byte, in both directions."""
+        down = self.down_seconds_per_byte
+        return Link(
+            latency_s=self.latency_s,
+            seconds_per_byte=self.seconds_per_byte * factor,
+            down_seconds_per_byte=None if down is None else down * factor,
         )
 
     @property

@@ -80,7 +80,8 @@ class Profile:
         for site, *_, link in (*self.links, *self.pairs):
             _check(f"latency_s of {site}", link.latency_s)
             _check(f"seconds_per_byte of {site}", link.seconds_per_byte)
-            if link.seconds_per_byte <= 0:
+            _check(f"down_seconds_per_byte of {site}", link.down_seconds_per_byte)
+            if min(link.seconds_per_byte, link.down) <= 0:
                 raise ValueError(f"profile: seconds_per_byte of {site} is 0; no link is that fast.")
         for codec, cost in self.handling.items():
             _check(f"handling.{codec}.training_s", cost.training_s)
@@ -119,6 +120,12 @@ class Profile:
         units = tuple(replace(unit, transfer_s=None) for unit in self.units)
         sites = [site for site, _ in self.links] or ["all"]
         return replace(self, units=units, links=tuple((site, link) for site in sites), pairs=())
+
+    def with_slower_links(self, factor: float) -> "Profile":
+        """This profile where every link takes `factor` times as long per byte; measured transfers are dropped."""
+        units = tuple(replace(unit, transfer_s=None) for unit in self.units)
+        links = tuple((site, link.slower(factor)) for site, link in self.links)
+        return replace(self, units=units, links=links, pairs=())
 
     def with_step(self, step_s: float) -> "Profile":
         """This profile for steps that take `step_s` seconds, every part of them longer or shorter alike."""

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
-from geo_accel.plan.cost import BYTES_PER_VALUE, exchange_for
+from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
@@ -24,7 +25,6 @@ from geo_accel.profile.trace import Trace
 from geo_accel.sync.backward import BackwardHooks
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import PlainMasters
-from geo_accel.sync.outer import Mean, Nesterov
 from geo_accel.sync.planning import Planning
 from geo_accel.sync.rounds import Round, Rounds
 from geo_accel.transport.errors import SiteLostError
@@ -74,13 +74,7 @@ class Engine:
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
         masters = PlainMasters(self.units, self.topology)
-        outer = config.sync.outer
-        step = (
-            Nesterov(masters.size if self.topology.carries else 0, outer.lr, outer.momentum)
-            if getattr(outer, "type", outer) == "nesterov"
-            else Mean()
-        )
-        self._rounds = Rounds(masters, transport, step, self._trace)
+        self._rounds = Rounds(masters, transport, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
         self._is_last_micro_batch = is_last_micro_batch
@@ -180,7 +174,7 @@ class Engine:
     def _start_round(self, pieces: tuple[Piece, ...], step: int, slot: int) -> Round:
         plan = self.plan
         return self._rounds.start(
-            pieces, codec=plan.codec, exchange=plan.exchange, step=step, delay=plan.delay, slot=slot
+            pieces, averaging=plan.averaging, outer=plan.outer, step=step, delay=plan.delay, slot=slot
         )
 
     def _apply_all(self) -> float:
@@ -231,9 +225,12 @@ class Engine:
         start = perf_counter()
         with self._losing_sites():
             self._apply_all()
-            exchange = exchange_for(len(self.topology.sites))
+            exact = Averaging(
+                exchange=exchange_for(len(self.topology.sites)),
+                coefficients=self.plan.averaging.coefficients if self.plan else (),
+            )
             for pieces in self._flush_sets():
-                running = self._rounds.start(pieces, codec="fp32", exchange=exchange, step=self.step_count, delay=0)
+                running = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=self.step_count, delay=0)
                 self._rounds.apply(running)
             self._rounds.average_buffers(averaged_buffers(self._model))
         # Low-precision parameters round what they are given: the anchor is what they hold.
@@ -261,13 +258,12 @@ class Engine:
         """Continues at step boundary `step` with weights that every site has just loaded alike."""
         assert not self._in_flight
         self._rounds.reset_anchor()
-        if outer_state is not None and self.outer_state is not None:
-            self.outer_state.copy_(outer_state)
+        self._rounds.outer.velocity = outer_state
         self.step_count = self._flushed_at = step
         self._drop_step()
         if plan is not None:
             self._begun = True
-            self._planning.restore(profile)
+            self._planning.restore(plan, profile)
             self._adopt(plan)
             self.adopted = adopted
         elif self.plan is not None:
@@ -283,8 +279,8 @@ class Engine:
 
     @property
     def outer_state(self) -> torch.Tensor | None:
-        """The outer optimizer's state, flat fp32 over this rank's carried vector; None for one without memory."""
-        return self._rounds.outer.state
+        """The outer optimizer's velocity, flat fp32 like the anchor; None where there never was one."""
+        return self._rounds.outer.velocity
 
     @property
     def anchor(self) -> torch.Tensor:
@@ -310,7 +306,7 @@ class Engine:
         """Scalars for the run's tracker."""
         values = {"geo/exposed_s": self.exposed_s, "geo/wan_bytes": float(self.wan_bytes)}
         if self.plan is not None:
-            values |= {"geo/period": self.plan.period, "geo/codec_bits": 8 * BYTES_PER_VALUE[self.plan.codec]}
+            values |= {"geo/period": self.plan.period, "geo/codec_bits": 8 * bytes_per_value(self.plan.averaging)}
             since, exposed = self._planned_since
             elapsed = perf_counter() - since
             values["geo/efficiency"] = 1 - (self.exposed_s - exposed) / elapsed if elapsed > 0 else 1.0
@@ -351,6 +347,8 @@ class Engine:
         """Begins `plan`, here or in mode "backward" in the step that begins here."""
         assert not self._in_flight
         self._require_mode_fits(plan.mode)
+        if self.plan is not None and plan.outer.momentum < self.plan.outer.momentum:
+            self._rounds.outer.forget()  # a damped step does not carry on what made it necessary
         self.plan = plan
         self.adopted = self.step_count + (plan.mode == "backward")
         if self._hooks is not None:
@@ -367,7 +365,7 @@ class Engine:
                 before_update=self._before_update,
                 in_backward=self.config.sync.optimizer_in_backward,
             )
-        self._planning.adopted()
+        self._planning.adopted(plan)
         self._planned_since = (perf_counter(), self.exposed_s)
         self._plans.append(
             {"step": self.adopted, **{key: getattr(plan, key) for key in ("period", "delay", "codec", "reason")}}

@@ -65,6 +65,12 @@ class PlainMasters:
         """Length of the carried vector."""
         return sum(self._lengths)
 
+    def unit_at(self, place: int) -> str:
+        """The name of the unit that element `place` of the carried vector belongs to."""
+        return next(
+            unit.name for unit, start in reversed(list(zip(self._units, self._starts, strict=True))) if start <= place
+        )
+
     def ranges(self, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
         """The pieces as [lo, hi) ranges of the carried vector; neighbours are merged."""
         merged: list[tuple[int, int]] = []

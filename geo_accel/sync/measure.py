@@ -2,7 +2,7 @@
 """Measures, on the run's own transport and masters, what a profile holds beside the layers' times."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from statistics import median
@@ -10,18 +10,18 @@ from time import perf_counter
 
 import torch
 
-from geo_accel.config import CODECS, LinkConfig
+from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS, LinkConfig
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.plan.plan import Piece
 from geo_accel.profile.layers import Computing, as_profile
-from geo_accel.profile.link import Link, probe_links
+from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
 from geo_accel.sync.masters import PlainMasters, add, gather
-from geo_accel.sync.outer import Mean
 from geo_accel.sync.rounds import Rounds, agree
 from geo_accel.topology import Topology
-from geo_accel.transport.exchange import Scratch
+from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.transport.store import ControlPlane
-from geo_accel.wire.codec import get_codec
 
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
 _TRIAL_SHARE = 1 / 8
@@ -31,6 +31,8 @@ _SENDINGS = 3
 _TRIALS = 5
 _BURN_S = 0.1
 _MOST_LOST = 3.0
+_CROSSING_S = 0.3
+_MOST_KERNEL = 4.0
 
 
 def measure_links(
@@ -38,20 +40,41 @@ def measure_links(
 ) -> tuple[tuple[str, Link], ...]:
     """Each site's link as it swaps with all others at once, or what the config states. Collective.
 
-    Raises SiteLostError for a site that does not answer.
+    With more than two sites both directions of each are measured too, one after the other: exchanges differ in what
+    they ask of them. Raises SiteLostError for a site that does not answer.
     """
     stated = (config.bandwidth_mbps, config.latency_ms)
     if "auto" not in stated:
         return tuple((site.name, Link.of(mbps=stated[0], latency_ms=stated[1])) for site in topology.sites)
 
+    others = len(topology.sites) - 1
+
     def exchange(nbytes: int) -> list[float]:
-        seconds = control.gather("probing the link", rounds.time_transfer(nbytes)[0])
+        seconds = control.gather("probing the link", rounds.time_transfer(-(-nbytes // others))[0])
         return [max(seconds[rank] for rank in site.ranks) for site in topology.sites]
 
-    return tuple(
-        (site.name, _as_stated(link, *stated))
-        for site, link in zip(topology.sites, probe_links(exchange), strict=True)
-    )
+    links = probe_links(exchange)
+    if others > 1 and stated[0] == "auto":
+        links = [
+            replace(
+                link,
+                seconds_per_byte=_one_way(control, rounds, link, others, senders=site.ranks),
+                down_seconds_per_byte=_one_way(control, rounds, link, others, receivers=site.ranks),
+            )
+            for site, link in zip(topology.sites, links, strict=True)
+        ]
+    return tuple((site.name, _as_stated(link, *stated)) for site, link in zip(topology.sites, links, strict=True))
+
+
+def _one_way(control: ControlPlane, rounds: Rounds, link: Link, others: int, **ends: Collection[int]) -> float:
+    """Seconds per byte between one site and all others at once, in one direction. Collective.
+
+    `link` is that of the site as far as it is known, which tells how many bytes to send.
+    """
+    nbytes = max(1, int(PROBE_SECONDS / 2 / link.seconds_per_byte / others))
+    # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
+    taken = max(control.gather("probing one way", rounds.time_transfer(nbytes, **ends)[0]))
+    return max((taken - link.latency_s) / (nbytes * others), 1e-12)
 
 
 def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> tuple[tuple[str, str, Link], ...]:
@@ -61,14 +84,15 @@ def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> 
         involved = {*one.ranks, *other.ranks}
 
         def exchange(nbytes: int, involved: set[int] = involved) -> list[float]:
-            partners = involved if topology.rank in involved else ()
-            return [max(control.gather("probing a pair", rounds.time_transfer(nbytes, partners)[0]))]
+            return [max(control.gather("probing a pair", rounds.time_transfer(nbytes, involved, involved)[0]))]
 
         found.append((one.name, other.name, probe_links(exchange)[0]))
     return tuple(found)
 
 
-def measure_handling(control: ControlPlane, rounds: Rounds, topology: Topology, exchange: str) -> dict[str, Handling]:
+def measure_handling(
+    control: ControlPlane, rounds: Rounds, topology: Topology, codecs: Sequence[str]
+) -> dict[str, Handling]:
     """What synchronising costs beside the transfers, by codec: the slowest rank's. Collective.
 
     Rounds are tried without a network and without effect on the weights. Where the background thread finds no core of
@@ -84,24 +108,34 @@ def measure_handling(control: ControlPlane, rounds: Rounds, topology: Topology, 
     share = _share_lost(control, values) if masters.device.type == "cpu" else 0.0
     control.gather("measuring what sending costs", None)
     sending = min(rounds.time_transfer(_TRIAL_BYTES)[1] for _ in range(_SENDINGS)) / _TRIAL_BYTES
+    # What sending a byte takes from computing: nothing where an accelerator computes.
+    lost = _lost_to_sending(control, rounds, share, sending) if masters.device.type == "cpu" else 0.0
     mine = {}
-    for name in CODECS:
-        anchor, scratch = torch.zeros_like(values), Scratch()
+    for name in codecs:
+        rule = _trial_rule(name, len(topology.sites))
+        terms, anchor = Terms(averaging=rule, scratch=Scratch()), torch.zeros_like(values)
 
-        def one_round(name=name, anchor=anchor, scratch=scratch) -> None:
+        def one_round(terms=terms, anchor=anchor) -> None:
             whole = [(0, values.numel())]
-            agree(_Loopback(topology), exchange, name, values, anchor, whole, Mean(), scratch, replaces=False)
+            agree(_Loopback(topology), terms, values, anchor, whole, lambda agreed, lo, hi: agreed, replaces=False)
 
         background = _least_time(one_round, torch.device("cpu")) if topology.carries else 0.0
-        wan = sending * get_codec(name).encoded_bytes(values.numel())
-        mine[name] = [(copying + share * (background + wan)) / values.numel(), background / values.numel()]
+        wan = lost * bytes_per_value(rule) * values.numel()
+        mine[name] = [(copying + share * background + wan) / values.numel(), background / values.numel()]
     ranks = control.gather("measuring what rounds cost", mine)
     return {
         name: Handling(
             training_s=max(rank[name][0] for rank in ranks), background_s=max(rank[name][1] for rank in ranks)
         )
-        for name in CODECS
+        for name in codecs
     }
+
+
+def _trial_rule(codec: str, sites: int) -> Averaging:
+    """What is tried for a codec; what a sparse one keeps hardly matters for the time that it takes."""
+    if codec in SPARSE_CODECS:
+        return Averaging(codec=codec, kept=(SPARSE_CHUNK // 20,) * sites)
+    return Averaging(codec=codec, exchange=exchange_for(sites))
 
 
 def assemble(
@@ -139,6 +173,40 @@ class _Loopback:
             room[: payload.numel()].copy_(payload)
 
 
+def _lost_to_sending(control: ControlPlane, rounds: Rounds, share: float, sending: float) -> float:
+    """Seconds that computing loses per byte that is sent and received: `share` of the process's own, `sending`,
+    and what the kernel takes, which handles packets in whatever process it interrupts. Collective.
+
+    Seen by how much computing slows down while bytes cross for real.
+    """
+    speed = _TRIAL_BYTES / max(control.gather("timing a transfer", rounds.time_transfer(_TRIAL_BYTES)[0]))
+    nbytes = max(1, int(speed * _CROSSING_S))
+    seen = []
+    for _ in range(_SENDINGS):
+        control.gather("measuring what sending costs", None)
+        quiet = _for_a_while()
+        control.gather("measuring what sending costs", None)
+        crossing = rounds.begin_transfer(nbytes)
+        busy = _burn(lambda crossing=crossing: not crossing.done())
+        seen.append(max(0.0, 1 - busy / quiet) * crossing.result()[0] / nbytes)
+    # Over a slow link few bytes cross, and what is seen is mostly noise: it is believed within reason.
+    return min(max(share * sending, median(seen)), _MOST_KERNEL * sending)
+
+
+def _for_a_while() -> float:
+    end = perf_counter() + _BURN_S
+    return _burn(lambda: perf_counter() < end)
+
+
+def _burn(going_on: Callable[[], bool]) -> float:
+    """Computes while `going_on()`; returns how often per second."""
+    matrix, count, start = torch.ones(256, 256), 0, perf_counter()
+    while going_on():
+        matrix @ matrix
+        count += 1
+    return count / max(perf_counter() - start, 1e-9)
+
+
 def _copy(masters: PlainMasters, topology: Topology, pieces: list[Piece], values: torch.Tensor) -> None:
     """A snapshot, and an application that adds zeros."""
     slices = masters.all_runs(pieces)
@@ -165,14 +233,7 @@ def _share_lost(control: ControlPlane, values: torch.Tensor) -> float:
     More than 1 where memory is the bottleneck. Collective, so that all ranks of a machine compute, and disturb, at the
     same time.
     """
-    matrix, stop = torch.ones(256, 256), threading.Event()
-
-    def burn() -> int:
-        count, end = 0, perf_counter() + _BURN_S
-        while perf_counter() < end:
-            matrix @ matrix
-            count += 1
-        return count
+    stop = threading.Event()
 
     def disturb() -> None:
         other = torch.zeros_like(values)
@@ -182,13 +243,13 @@ def _share_lost(control: ControlPlane, values: torch.Tensor) -> float:
     ratios = []
     for _ in range(_TRIALS):
         control.gather("measuring cores", None)
-        quiet = burn()
+        quiet = _for_a_while()
         control.gather("measuring cores", None)
         stop.clear()
         thread = threading.Thread(target=disturb, daemon=True)
         thread.start()
-        busy = burn()
+        busy = _for_a_while()
         stop.set()
         thread.join()
-        ratios.append(quiet / max(busy, 1) - 1)
+        ratios.append(quiet / max(busy, 1.0) - 1)
     return min(_MOST_LOST, max(0.0, median(ratios)))

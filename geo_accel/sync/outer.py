@@ -1,36 +1,35 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The outer optimizer: from what the sites agreed on to the next anchor."""
 
-from typing import Protocol
-
 import torch
 
-
-class OuterStep(Protocol):
-    state: torch.Tensor | None
-    """Flat fp32 of one rank's carried length, saved in checkpoints; None for a step without memory."""
-
-    def step(self, mean: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
-        """The change of anchor elements [lo, hi) for the agreed `mean` (flat fp32), the same bits on every site."""
+from geo_accel.plan.averaging import Outer
 
 
-class Mean:
-    """Plain averaging: the anchor becomes the mean of the sites."""
+class OuterStep:
+    """SGD with Nesterov momentum on the negative agreed change, as in DiLoCo (arXiv:2311.08105).
 
-    state = None
+    Plans say by which `Outer`; the velocity lives on from plan to plan. Plain averaging needs none and has none.
+    """
 
-    def step(self, mean: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
-        return mean
+    def __init__(self, size: int) -> None:
+        """`size` is the length of one rank's carried vector."""
+        self._size = size
+        self.velocity: torch.Tensor | None = None
+        """Flat fp32 of that length, saved in checkpoints; None while no plan had a momentum."""
 
+    def step(self, outer: Outer, agreed: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
+        """The change of anchor elements [lo, hi) for what was `agreed` (flat fp32), the same bits on every site."""
+        if outer == Outer():
+            return agreed
+        if outer.momentum == 0:
+            return agreed.mul(outer.lr)
+        if self.velocity is None:
+            self.velocity = torch.zeros(self._size)
+        velocity = self.velocity[lo:hi].mul_(outer.momentum).add_(agreed)
+        return agreed.add(velocity, alpha=outer.momentum).mul_(outer.lr)
 
-class Nesterov:
-    """SGD with Nesterov momentum on the negative mean change, as in DiLoCo (arXiv:2311.08105)."""
-
-    def __init__(self, size: int, lr: float, momentum: float) -> None:
-        self.state = torch.zeros(size)
-        self._lr = lr
-        self._momentum = momentum
-
-    def step(self, mean: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
-        velocity = self.state[lo:hi].mul_(self._momentum).add_(mean)
-        return mean.add(velocity, alpha=self._momentum).mul_(self._lr)
+    def forget(self) -> None:
+        """Ends all motion: the next step begins as the first did."""
+        if self.velocity is not None:
+            self.velocity.zero_()

@@ -5,26 +5,35 @@ Plans are made on rank 0 and told to all as JSON, so that no rank can have anoth
 """
 
 import json
+import logging
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from statistics import median
 
 import torch
 from torch import nn
 
-from geo_accel.config import GeoConfig
-from geo_accel.plan.choose import Request, choose_plan
-from geo_accel.plan.cost import exchange_for
+from geo_accel.config import GeoConfig, OuterConfig
+from geo_accel.plan.averaging import Outer
+from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.damping import Loss, damped, has_risen, pooled
+from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
+from geo_accel.plan.request import Request
 from geo_accel.plan.review import Seen, review
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
+from geo_accel.sync.losses import LossWatch
 from geo_accel.sync.measure import assemble, measure_handling, measure_links
 from geo_accel.sync.rounds import Rounds
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit
+
+logger = logging.getLogger("geo_accel")
 
 # A running plan is reviewed after so many steps, at the end of a period.
 REVIEW_STEPS = 20
@@ -52,6 +61,13 @@ class Planning:
             schedule=sync.schedule,
             delay=sync.delay,
             codec=config.compression.codec,
+            ratio=config.compression.ratio,
+            exchange=sync.exchange,
+            residual=config.compression.residual,
+            overlap=_overlap(config.compression.overlap_weighting),
+            coefficients=config.compression.coefficients,
+            outer=_outer(sync.outer),
+            ranks=tuple(len(site.ranks) for site in transport.topology.sites),
         )
         self.profile: Profile | None = None
         """What the current plan was made from; None where nothing was measured."""
@@ -65,7 +81,10 @@ class Planning:
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(model, units, optimizer)
         self._links: tuple[tuple[str, Link], ...] = ()
         self._review: Future | None = None
-        self._steps: list[float] = []
+        self._steps: deque[float] = deque(maxlen=4 * REVIEW_STEPS)
+        self._watch_losses: Callable[[], LossWatch] = lambda: LossWatch(model)
+        self._losses: LossWatch | None = None
+        self._least_loss: Loss | None = None
 
     @property
     def link(self) -> Link | None:
@@ -106,38 +125,46 @@ class Planning:
             return None
         layers.remove()
         self._layers = None
-        masters, exchange = self._rounds.masters, exchange_for(len(self._sites))
+        masters, codecs = self._rounds.masters, self.request.codecs
         computing = layers.result(dict(masters.carried))
-        handling = measure_handling(self._control, self._rounds, self._transport.topology, exchange)
+        handling = measure_handling(self._control, self._rounds, self._transport.topology, codecs)
         self.profile = assemble(self._control, computing, self._links, handling, masters.device)
         self._transport.take_swaps()
         return self._broadcast(self._choose)
 
-    def adopted(self) -> None:
-        """Not collective: a plan begins; what was seen before says nothing about it."""
+    def adopted(self, plan: Plan) -> None:
+        """Not collective: `plan` begins; what was seen before says nothing about it."""
         self._review = None
-        self._steps = []
+        self._steps.clear()
+        if plan.outer != Outer() and self._losses is None:
+            self._losses = self._watch_losses()
 
-    def restore(self, profile: Profile | None) -> None:
-        """Not collective: a run goes on with a plan that was made from `profile`."""
-        self.remove()
+    def restore(self, plan: Plan, profile: Profile | None) -> None:
+        """Not collective: a run goes on with `plan`, which was made from `profile`."""
+        self._stop_measuring()
         self.profile = profile
+        if self.request.outer == "auto" and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
+            self.request = replace(self.request, outer=plan.outer)  # it had been damped
 
     def remove(self) -> None:
-        """Not collective: takes the hooks away that measure."""
+        """Not collective: takes all hooks away."""
+        self._stop_measuring()
+        if self._losses is not None:
+            self._losses.remove()
+            self._losses = None
+
+    def _stop_measuring(self) -> None:
         if self._layers is not None:
             self._layers.remove()
             self._layers = None
 
     def saw_step(self, seconds: float) -> None:
         """Not collective: a step took so long, waiting for the WAN not counted."""
-        if self._reviews:
-            self._steps.append(seconds)
+        self._steps.append(seconds)
 
-    @property
-    def _reviews(self) -> bool:
-        """Whether there is anything to compare with: plans that nothing was measured for stay."""
-        return self.profile is not None and self.profile.link is not None
+    def _reviews(self, plan: Plan) -> bool:
+        """Whether there is anything to compare with: a measured link, or a loss that the outer step may raise."""
+        return plan.outer != Outer() or (self.profile is not None and self.profile.link is not None)
 
     def next_plan(self, plan: Plan) -> Plan | None:
         """At the end of a period: asks for a review in the background, or takes the outcome of the last one.
@@ -145,34 +172,67 @@ class Planning:
         Both happen at boundaries that the step counter alone decides. The review runs on the background thread,
         after the rounds that were started before it, so training waits for it only where it waits for those.
         """
-        if not self._reviews:
-            return None
         if self._review is not None:
             outcome, self._review = self._review.result(), None
             if outcome["profile"]:
                 self.profile = Profile.from_json(outcome["profile"])
+            if outcome["warning"]:
+                logger.warning(outcome["warning"])
             return Plan.from_json(outcome["plan"]) if outcome["plan"] else None
-        if len(self._steps) >= REVIEW_STEPS:
-            step_s, self._steps = median(self._steps), []
-            self._review = self._rounds.in_background(lambda: self._hold_review(plan, step_s))
+        if len(self._steps) >= REVIEW_STEPS and self._reviews(plan):
+            step_s = median(self._steps)
+            self._steps.clear()
+            loss = self._losses.take() if self._losses is not None else (0, 0.0, 0.0)
+            self._review = self._rounds.in_background(lambda: self._hold_review(plan, step_s, loss))
         return None
 
-    def _hold_review(self, plan: Plan, step_s: float) -> dict:
+    def _hold_review(self, plan: Plan, step_s: float, loss: tuple[int, float, float]) -> dict:
         control = self._background_control
-        mine = {"swaps": self._transport.take_swaps(), "step_s": step_s}
+        mine = {"swaps": self._transport.take_swaps(), "step_s": step_s, "loss": loss}
         answers = control.gather("reviewing the plan", mine)
 
         def outcome() -> dict:
-            seen = [
-                Seen(swaps=tuple((size, taken) for size, taken in answer["swaps"]), step_s=answer["step_s"])
-                for answer in answers
-            ]
-            follow = self._config.link.bandwidth_mbps == "auto"
-            better, profile = review(plan, self.request, self.profile, len(self._sites), seen, follow_link=follow)
-            news = profile.to_json() if profile != self.profile else None
-            return {"plan": better.to_json() if better else None, "profile": news}
+            better, profile = self._review_course(plan, answers)
+            better, warning = self._review_outer(plan, better, pooled([answer["loss"] for answer in answers]))
+            news = profile.to_json() if profile is not None and profile != self.profile else None
+            return {"plan": better.to_json() if better else None, "profile": news, "warning": warning}
 
         return control.broadcast("reviewing the plan", outcome)
+
+    def _review_course(self, plan: Plan, answers: list[dict]) -> tuple[Plan | None, Profile | None]:
+        """Rank 0: what links and steps ask for."""
+        if self.profile is None or self.profile.link is None or plan.schedule == "manual":
+            return None, self.profile
+        seen = [
+            Seen(
+                swaps=tuple((size, taken) for size, taken in answer["swaps"]),
+                step_s=answer["step_s"],
+                slowness=self._slowness(rank),
+            )
+            for rank, answer in enumerate(answers)
+        ]
+        follow = self._config.link.bandwidth_mbps == "auto"
+        return review(plan, self.request, self.profile, len(self._sites), seen, follow_link=follow)
+
+    def _review_outer(self, plan: Plan, better: Plan | None, loss: Loss | None) -> tuple[Plan | None, str | None]:
+        """Rank 0: what the loss says of the outer step. One that we chose is damped; yours is warned about."""
+        before = self._least_loss
+        if loss is None or before is None or not has_risen(before, loss):
+            self._least_loss = min(filter(None, (before, loss)), key=lambda one: one.mean, default=None)
+            return better, None
+        self._least_loss = None
+        what = f"the loss rose from {before.mean:.4g} to {loss.mean:.4g} under the outer step {plan.outer}"
+        if self._config.sync.outer != "auto" or plan.schedule == "manual":
+            return better, f'{what}; try a smaller momentum, or sync.outer "mean".'
+        smaller = damped(plan.outer)
+        self.request = replace(self.request, outer=smaller)
+        better = better or plan
+        return replace(better, outer=smaller, reason=f"{what}, now {smaller}: {better.reason}"), None
+
+    def _slowness(self, rank: int) -> float:
+        """Of the rank's uplink, beside the slowest link."""
+        site = self._transport.topology.site_of(rank).name
+        return dict(self.profile.links)[site].seconds_per_byte / self.profile.link.seconds_per_byte
 
     def _choose(self) -> Plan:
         return choose_plan(self.request, self._rounds.masters.carried, len(self._sites), self.profile)
@@ -180,6 +240,7 @@ class Planning:
     def _read(self) -> Plan:
         plan = read_plan(self._config.sync.plan)
         plan.require_units(self._rounds.masters.carried)
+        plan.averaging.require_sites(len(self._sites))
         return plan
 
     def _broadcast(self, make: Callable[[], Plan]) -> Plan:
@@ -197,3 +258,11 @@ class Planning:
             "link_latency_ms": link.latency_s * 1e3 if link else None,
             "profile": json.loads(profile.to_json()) if profile else None,
         }
+
+
+def _outer(config: OuterConfig | str) -> Outer | str:
+    return Outer(lr=config.lr, momentum=config.momentum) if isinstance(config, OuterConfig) else config
+
+
+def _overlap(setting: bool | dict | str) -> tuple[int, float] | bool | str:
+    return (setting["threshold"], setting["gain"]) if isinstance(setting, dict) else setting

@@ -10,6 +10,8 @@ import os
 import random
 import sys
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,9 +20,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from geo_accel.integrations.session import Session, connect
-from geo_accel.sync import checkpoint
+from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.request import Request
+from geo_accel.profile.document import write_whole
+from geo_accel.sync import checkpoint, planning
 from geo_accel.sync.engine import Engine
 from geo_accel.testing.pace_worker import Weights
+from geo_accel.transport.errors import SiteLostError
 from geo_accel.units import checksums, find_units
 
 
@@ -30,9 +37,11 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Linear(9, 9), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Linear(6, 1))
 
 
-def config(**sync: object) -> dict:
-    codec = sync.pop("codec", "fp32")
-    return {"sync": {"mode": "stream", "delay": 1, **sync}, "compression": {"codec": codec}}
+def config(codec: str = "fp32", compression: dict | None = None, **sync: object) -> dict:
+    return {
+        "sync": {"mode": "stream", "delay": 1, "outer": "mean", **sync},
+        "compression": {"codec": codec, **(compression or {})},
+    }
 
 
 def vector(model: nn.Module) -> torch.Tensor:
@@ -103,6 +112,106 @@ def moving(settings: dict, steps: int) -> dict:
         "bytes": engine.wan_bytes,
         "buffer": statistics.tolist(),
         "buffer_wanted": sum(range(len(session.topology.sites))) / len(session.topology.sites),
+    }
+    engine.close()
+    return record
+
+
+def unequal_ratios(out: Path, steps: int) -> dict:
+    """A plan of the user's own: sites that keep unlike shares, averaged by a hub; anchors' checksums on the way."""
+    model = build()
+    session = connect({"sync": {"schedule": "manual", "plan": str(out / "unequal.json")}})
+    sites, rank = len(session.topology.sites), session.topology.rank
+    if rank == 0:
+        rule = Averaging(
+            codec="topk",
+            exchange="hub",
+            hub=sites - 1,
+            kept=tuple(100 + 700 * site for site in range(sites)),
+            residual="buffer",
+            threshold=sites,
+            gain=float(sites),
+        )
+        units = [(unit.name, -(-unit.numel // session.topology.slices)) for unit in find_units(model)]
+        plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="int8"), units, sites)
+        write_whole(out / "unequal.json", lambda file: file.write_text(replace(plan, averaging=rule).to_json()))
+    engine = session.engine(model)
+    seen = []
+    for step in range(steps):
+        nudge(model, seed=100 * step + session.topology.site_index, scale=0.1)
+        engine.step()
+        if step % 10 == 9:
+            engine.settle()
+            seen.append(zlib.crc32(engine.anchor.numpy()))
+    engine.flush()
+    record = {"anchors": seen, "bits": vector(model).tolist()}
+    engine.close()
+    return record
+
+
+def broken(how: str) -> dict:
+    """The first site's payloads arrive changed, or its weights are not finite: what each rank is told."""
+    model = build()
+    session = connect(config(period=1, codec="int8") | {"resilience": {"round_timeout_s": 4}})
+    send = session.transport._send_and_receive
+
+    def damaged(sends: dict, receives: dict, start: float) -> None:
+        send(sends, receives, start)
+        for peer, (payload, _) in receives.items():
+            if session.topology.site_of(peer) == session.topology.sites[0]:
+                payload[len(payload) // 2] ^= 16
+
+    engine = session.engine(model)
+    engine.step()
+    engine.settle()
+    agreed = vector(model)
+    if how == "damaged":
+        session.transport._send_and_receive = damaged
+    elif session.topology.site_index == 0:
+        with torch.no_grad():
+            model[1][0].weight[2, 1] = float("nan")
+    said = ""
+    try:
+        for _ in range(4):
+            engine.step()
+    except (SiteLostError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+    engine.close()
+    return {"said": said, "moved": (vector(model) - agreed).nan_to_num().abs().max().item()}
+
+
+class Losing(Weights):
+    """Returns a loss as Hugging Face's models do: steady at first, and 3 instead of 2 from the 50th on."""
+
+    calls = 0
+
+    def forward(self, probe: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        return {"loss": super().forward(probe) * 0 + (2.0 if self.calls < 50 else 3.0) + 0.001 * (self.calls % 3)}
+
+
+def losing(chosen: bool) -> dict:
+    """An outer step under which the loss rises, `chosen` by us or fixed by the user."""
+    torch.manual_seed(0)
+    model = Losing(400)
+    outer = Outer(lr=0.9, momentum=0.8)
+    fixed = {"type": "nesterov", "lr": outer.lr, "momentum": outer.momentum}
+    session = connect(config(period=2, codec="int8", outer="auto" if chosen else fixed))
+    engine = session.engine(model)
+    if chosen:  # as if the penalty table had said so
+        engine._planning.request = replace(engine._planning.request, outer=outer)
+    warned: list[str] = []
+    planning.logger.warning = warned.append
+    for step in range(120):
+        model(torch.ones(()))["loss"].backward()
+        nudge(model, seed=10 * step + session.topology.site_index, scale=0.01)
+        engine.step()
+    engine.flush()
+    record = {
+        "outers": [[plan["step"], plan["reason"]] for plan in engine.summary()["plans"]],
+        "now": [engine.plan.outer.lr, engine.plan.outer.momentum],
+        "warned": warned,
+        "bits": vector(model).tolist(),
     }
     engine.close()
     return record
@@ -195,8 +304,10 @@ def followed(steps: int, change_at: int) -> dict:
     model = Weights(400_000 if alone else 2_000_000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     # A busy machine's latency, if measured, would make these small transfers say nothing about the link.
-    link = {"link": {"latency_ms": 0.1}}
-    session = connect(link if alone else link | {"sync": {"period": 4}})
+    # Few bits would make them smaller still, and so would what rounds cost cores that all ranks share here.
+    planning.measure_handling = lambda *_: {}
+    link = {"link": {"latency_ms": 0.1}, "compression": {"codec": "bf16"}, "sync": {"outer": "mean"}}
+    session = connect(link if alone else link | {"sync": {"period": 4, "outer": "mean"}})
     send, mbps = session.transport._send_and_receive, [200.0]
 
     def send_slowly(sends: dict, receives: dict, start: float) -> None:
@@ -232,7 +343,8 @@ def random_life(out: Path, seed: int, runs: int) -> dict:
             period=period,
             schedule=chooser.choice(["full", "equal", "stream"]),
             delay=chooser.randint(1, period) if mode == "stream" else "auto",
-            codec=chooser.choice(["fp32", "bf16"]),
+            codec=chooser.choice(["fp32", "bf16", "int8", "topk"]),
+            compression={"ratio": 0.3, "residual": chooser.choice(["weights", "buffer"])},
             outer=chooser.choice(["mean", {"type": "nesterov", "lr": 0.7, "momentum": 0.5}]),
         )
         model = build()
@@ -276,6 +388,29 @@ SCENARIOS = {
     "blocking": lambda out: still_converges(config(mode="blocking", period=2, delay="auto"), 2),
     "moving": lambda out: moving(config(period=3), 10),
     "moving_bf16": lambda out: moving(config(period=3, codec="bf16"), 10),
+    "moving_int8": lambda out: moving(config(period=3, codec="int8"), 10),
+    "moving_int2": lambda out: moving(config(period=3, codec="int2", exchange="hub"), 10),
+    "moving_topk": lambda out: moving(
+        config(period=3, codec="topk", compression={"ratio": 0.2, "residual": "weights", "overlap_weighting": False}),
+        10,
+    ),
+    "moving_randk": lambda out: moving(
+        config(period=3, codec="randk", compression={"ratio": 0.2, "residual": "weights", "overlap_weighting": False}),
+        10,
+    ),
+    "moving_buffer": lambda out: moving(
+        config(
+            period=3,
+            codec="topk",
+            compression={"ratio": 0.2, "residual": "buffer", "overlap_weighting": {"threshold": 1, "gain": 1.5}},
+        ),
+        10,
+    ),
+    "damped": lambda out: losing(chosen=True),
+    "warned": lambda out: losing(chosen=False),
+    "unequal": lambda out: unequal_ratios(out, 200),
+    "damaged": lambda out: broken("damaged"),
+    "not_finite": lambda out: broken("not finite"),
     "moving_nesterov": lambda out: moving(
         config(period=3, outer={"type": "nesterov", "lr": 0.9, "momentum": 0.5}), 10
     ),

@@ -4,3 +4,7 @@
 
 class SiteLostError(RuntimeError):
     """A site died, fell silent or cannot be reached; training cannot go on with it."""
+
+
+class DamagedPayloadError(SiteLostError):
+    """What a site sent arrived cut off or changed; nothing of it was used."""

@@ -1,19 +1,23 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Averaging over sites: every site says something about its slice, every site hears the same answer.
 
-All sums run in site order over decoded payloads, a site's own included, so that every site computes the same bits.
+All sums run in site order over decoded payloads, a site's own included, so that every site computes the same bits:
+adding one's own exact values instead, or in an order that begins with oneself, would not.
 Values are encoded, and answers handed on, in chunks that stay in a processor's cache: on a CPU such passes over memory
 are much of what synchronising costs.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 
+from geo_accel.config import SPARSE_CHUNK
+from geo_accel.plan.averaging import Averaging
 from geo_accel.transport.gloo import GlooTransport
-from geo_accel.wire.codec import Codec
+from geo_accel.wire.codec import Codec, get_codec
+from geo_accel.wire.overlap import add_up, weigh
 
 CHUNK = 512 * 1024
 """Values that are encoded together; a payload is its chunks' encodings, one after the other."""
@@ -45,40 +49,161 @@ class Agreement:
     said: torch.Tensor
     """What this site has told the others (`c` in DESIGN 3); the values themselves where the codec is lossless."""
     mean: torch.Tensor
-    """The mean over sites (`D`), the same bits everywhere."""
+    """The average over sites (`D`), the same bits everywhere."""
 
 
-def direct(
-    transport: GlooTransport, codec: Codec, values: torch.Tensor, scratch: Scratch, prepare: Prepare
-) -> Iterator[Agreement]:
-    """Everyone sends its whole payload to everyone: (N-1) payloads per site, one latency."""
-    size, me = values.numel(), transport.topology.rank
-    payload = _encode(codec, values, 0, size, scratch, "payload", prepare)
-    others = [peer for peer in transport.peers if peer != me]
-    payloads = {peer: scratch(f"received {peer}", payload.numel(), torch.uint8) for peer in others}
-    transport.swap(dict.fromkeys(others, payload), payloads)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How one round is averaged: a plan's `Averaging`, and what differs between its rounds."""
+
+    averaging: Averaging
+    scratch: Scratch = field(repr=False)
+    seed: int = 0
+    """Of "randk", the same on every site."""
+
+    def codec(self, site: int) -> Codec:
+        """What site number `site` encodes with."""
+        return get_codec(self.averaging.codec, self.averaging.kept[site] if self.averaging.kept else 0, self.seed)
+
+    def answer_codec(self) -> Codec:
+        """What a hub's answer is encoded with: room for everything that any site kept, or for every value."""
+        if not self.averaging.sparse:
+            return self.codec(0)
+        if self.averaging.codec == "randk":  # all drew from one seed: those of the site that kept most
+            return get_codec("randk", max(self.averaging.kept), self.seed)
+        wide = get_codec("topk", min(SPARSE_CHUNK, sum(self.averaging.kept)))
+        dense = get_codec("int8")
+        return min(wide, dense, key=lambda codec: codec.encoded_bytes(CHUNK))
+
+    def average(self, heard: Callable[[int, torch.Tensor], torch.Tensor], sites: int, out: torch.Tensor) -> None:
+        """Writes the average of what all sites have said into the flat fp32 `out`.
+
+        `heard(site, room)` gives what that site said, decoded, in `room` or elsewhere.
+        """
+        rule, scratch = self.averaging, self.scratch
+        room = scratch("heard", out.numel())
+        if rule.threshold:
+            count = scratch("count", out.numel(), torch.uint8)
+            pattern = scratch("pattern", out.numel(), torch.bool)
+            add_up(
+                (self._scaled(heard(site, room), site, sites) for site in range(sites)), out, count, pattern=pattern
+            )
+            weigh(out, count, sites, threshold=rule.threshold, gain=rule.gain)
+            return
+        for site in range(sites):
+            if site:
+                out.add_(self._scaled(heard(site, room), site, sites))
+            else:
+                first = self._scaled(heard(site, out), site, sites)
+                if first is not out:
+                    out.copy_(first)
+        out.div_(sites)
+
+    def _scaled(self, values: torch.Tensor, site: int, sites: int) -> torch.Tensor:
+        """`values` times N p_i. Coefficients come from the plan, so every site multiplies by the same number."""
+        if not self.averaging.coefficients:
+            return values
+        return torch.mul(values, self.averaging.coefficients[site] * sites, out=self.scratch("scaled", values.numel()))
+
+    def owed(self, site: int, sites: int) -> float:
+        """By how much `site` must say more so that the average changes by 1: 1 / p_i.
+
+        1 under overlap weighting, where it depends on the coordinate and on what others will say: less may be made up
+        for than was lost, never more, which would grow from round to round.
+        """
+        if self.averaging.threshold:
+            return 1.0
+        return 1 / self.averaging.coefficients[site] if self.averaging.coefficients else float(sites)
+
+
+def direct(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
+    """Everyone sends its whole payload, of its exact size, to everyone: (N-1) payloads per site, one latency."""
+    size, me, peers = values.numel(), transport.topology.rank, transport.peers
+    codecs = [terms.codec(site) for site in range(len(peers))]
+    mine = peers.index(me)
+    payload = _encode(codecs[mine], values, 0, size, terms.scratch, "payload", prepare)
+    payloads = {
+        peer: terms.scratch(f"received {peer}", _encoded_bytes(codec, 0, size), torch.uint8)
+        for peer, codec in zip(peers, codecs, strict=True)
+        if peer != me
+    }
+    transport.swap(dict.fromkeys(payloads, payload), payloads)
     payloads[me] = payload
-    for lo, hi, first, last in _chunks(codec, 0, size):
-        said = values[lo:hi] if codec.lossless else codec.decode(payload[first:last], scratch("said", hi - lo))
-        mean, heard = scratch("mean", hi - lo), scratch("heard", hi - lo)
-        for i, peer in enumerate(transport.peers):
-            term = said if peer == me else codec.decode(payloads[peer][first:last], heard if i else mean)
-            if i:
-                mean.add_(term)
-            elif term is not mean:
-                mean.copy_(term)
-        yield Agreement(lo, hi, said, mean.div_(len(transport.peers)))
+    chunks = [list(_chunks(codec, 0, size)) for codec in codecs]
+    for parts in zip(*chunks, strict=True):
+        lo, hi, first, last = parts[mine]
+        said = values[lo:hi]
+        if not codecs[mine].lossless:
+            said = codecs[mine].decode(payload[first:last], terms.scratch("said", hi - lo))
+
+        def heard(site: int, room: torch.Tensor, parts=parts, said=said) -> torch.Tensor:
+            if site == mine:
+                return said
+            _, _, first, last = parts[site]
+            return codecs[site].decode(payloads[peers[site]][first:last], room)
+
+        mean = terms.scratch("mean", hi - lo)
+        terms.average(heard, len(peers), mean)
+        yield Agreement(lo, hi, said, mean)
 
 
-def two_shot(
-    transport: GlooTransport, codec: Codec, values: torch.Tensor, scratch: Scratch, prepare: Prepare
-) -> Iterator[Agreement]:
+def hub(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
+    """One site hears all others, averages and answers: a payload up and an answer down for each, two latencies.
+
+    Nobody but the hub hears of the others' sizes, so what a site sends may follow its own uplink. The hub counts what
+    encoding the answer lost as not said by itself: it is sent in a later round.
+    """
+    size, me, peers = values.numel(), transport.topology.rank, transport.peers
+    mine, center = peers.index(me), peers[terms.averaging.hub]
+    codec, answering = terms.codec(mine), terms.answer_codec()
+    payload = _encode(codec, values, 0, size, terms.scratch, "payload", prepare)
+    answer = terms.scratch("answer", _encoded_bytes(answering, 0, size), torch.uint8)
+    lost = None
+    if me != center:
+        transport.swap({center: payload}, {})
+        transport.swap({}, {center: answer})
+    else:
+        codecs = [terms.codec(site) for site in range(len(peers))]
+        payloads = {
+            peer: terms.scratch(f"received {peer}", _encoded_bytes(one, 0, size), torch.uint8)
+            for peer, one in zip(peers, codecs, strict=True)
+            if peer != me
+        }
+        transport.swap({}, payloads)
+        payloads[me] = payload
+        lost = terms.scratch("lost", size)
+        chunks = [list(_chunks(one, 0, size)) for one in codecs]
+        for parts, (lo, hi, begin, end) in zip(zip(*chunks, strict=True), _chunks(answering, 0, size), strict=True):
+
+            def heard(site: int, room: torch.Tensor, parts=parts) -> torch.Tensor:
+                _, _, first, last = parts[site]
+                return codecs[site].decode(payloads[peers[site]][first:last], room)
+
+            mean = lost[lo:hi]
+            terms.average(heard, len(peers), mean)
+            answer[begin:end].copy_(answering.encode(mean, answer[begin:end]))
+            mean.sub_(answering.decode(answer[begin:end], terms.scratch("mean", hi - lo)))
+        others = [peer for peer in peers if peer != me]
+        transport.swap(dict.fromkeys(others, answer), {})
+    for (lo, hi, first, last), (_, _, begin, end) in zip(
+        _chunks(codec, 0, size), _chunks(answering, 0, size), strict=True
+    ):
+        mean = answering.decode(answer[begin:end], terms.scratch("mean", hi - lo))
+        said = values[lo:hi]
+        if not codec.lossless:
+            said = codec.decode(payload[first:last], terms.scratch("said", hi - lo))
+            if lost is not None:
+                said.sub_(lost[lo:hi], alpha=terms.owed(mine, len(peers)))
+        yield Agreement(lo, hi, said, mean)
+
+
+def two_shot(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
     """All-to-all of shares, average, all-gather of averages: 2(N-1)/N payloads per site, two latencies.
 
     The average is encoded once more on its way back. Its owner counts what that rounding lost as not said, so that
     it stays in the owner's weights and is sent in a later round: over all sites nothing is lost.
     """
-    peers, me = transport.peers, transport.topology.rank
+    peers, me, scratch, codec = transport.peers, transport.topology.rank, terms.scratch, terms.codec(0)
     shares = dict(zip(peers, _shares(values.numel(), len(peers), codec.block), strict=True))
     first, last = shares[me]
     nbytes = {peer: _encoded_bytes(codec, lo, hi) for peer, (lo, hi) in shares.items()}
@@ -89,10 +214,11 @@ def two_shot(
 
     average = scratch("average", last - first)
     for lo, hi, begin, end in _chunks(codec, 0, last - first):
-        part, heard = average[lo:hi].zero_(), scratch("heard", hi - lo)
-        for peer in peers:
-            part.add_(codec.decode(received[peer][begin:end], heard))
-        part.div_(len(peers))
+
+        def heard(site: int, room: torch.Tensor, begin: int = begin, end: int = end) -> torch.Tensor:
+            return codec.decode(received[peers[site]][begin:end], room)
+
+        terms.average(heard, len(peers), average[lo:hi])
     answer = _encode(codec, average, 0, last - first, scratch, "answer", lambda lo, hi: None)
     answers = {p: scratch(f"answer {p}", nbytes[p], torch.uint8) for p in peers if p != me}
     transport.swap(dict.fromkeys(answers, answer), answers)
@@ -106,7 +232,7 @@ def two_shot(
                 said = codec.decode(payloads[peer][begin:end], scratch("said", hi - lo))
                 if peer == me:
                     lost = average[lo - first : hi - first].sub_(mean)
-                    said.sub_(lost, alpha=len(peers))
+                    said.sub_(lost, alpha=terms.owed(peers.index(me), len(peers)))
             yield Agreement(lo, hi, said, mean)
 
 
@@ -137,10 +263,10 @@ def _encoded_bytes(codec: Codec, lo: int, hi: int) -> int:
     return whole * codec.encoded_bytes(CHUNK) + codec.encoded_bytes(rest)
 
 
-def _shares(numel: int, count: int, block: int) -> list[tuple[int, int]]:
+def _shares(numel: int, count: int, block: int) -> Sequence[tuple[int, int]]:
     blocks = -(-numel // block)
     edges = [min(numel, blocks * i // count * block) for i in range(count)] + [numel]
     return list(pairwise(edges))
 
 
-EXCHANGES = {"direct": direct, "two-shot": two_shot}
+EXCHANGES = {"direct": direct, "hub": hub, "two-shot": two_shot}

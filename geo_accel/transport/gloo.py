@@ -12,14 +12,15 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
 from geo_accel.topology import Topology
-from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.errors import DamagedPayloadError, SiteLostError
+from geo_accel.transport.seal import SEAL_BYTES, damage, seal_of
 from geo_accel.transport.store import seconds
 
 _KEPT_SWAPS = 4096
@@ -56,35 +57,55 @@ class GlooTransport:
         self.peers = topology.peer_group(topology.local_index) if topology.carries else ()
 
     def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]) -> None:
-        """Sends and receives flat CPU tensors, keyed by peer rank, all at once.
+        """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its seal behind it.
 
-        Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline.
+        Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline,
+        DamagedPayloadError naming the one whose payload arrived cut off or changed.
         """
         start = time.monotonic()
-        self._send_and_receive(sends, receives, start)
-        nbytes = sum(tensor.numel() * tensor.element_size() for tensor in sends.values())
+        # What is too short for all to have a share of: both ends know and skip it.
+        sends = {peer: tensor for peer, tensor in sends.items() if tensor.numel()}
+        seals = {peer: torch.zeros(2, dtype=torch.int64) for peer, tensor in receives.items() if tensor.numel()}
+        self._send_and_receive(sends, {peer: (receives[peer], seal) for peer, seal in seals.items()}, start)
+        for peer, seal in seals.items():
+            if problem := damage(receives[peer], seal):
+                raise DamagedPayloadError(
+                    f"site {self.topology.site_of(peer).name} (rank {peer}): what it sent arrived damaged: {problem}; "
+                    "nothing of it was used. Look for a faulty network path between the sites."
+                )
+        nbytes = sum(tensor.numel() * tensor.element_size() + SEAL_BYTES for tensor in sends.values())
         self.bytes_sent += nbytes
         self._swaps.append((nbytes, time.monotonic() - start))
 
     def _send_and_receive(
-        self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], start: float
+        self,
+        sends: Mapping[int, torch.Tensor],
+        receives: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+        start: float,
     ) -> None:
-        # Receives first: a message that finds its receive posted is read straight into place.
+        """`receives` are payloads and their seals."""
         works = []
-        for verb, tensors in ((dist.irecv, receives), (dist.isend, sends)):
-            for peer, tensor in tensors.items():
-                if tensor.numel() == 0:  # a slice or chunk too short for all: both ends know and skip it
-                    continue
-                try:
-                    works.append((peer, verb(tensor, peer, group=self._peer_group)))
-                except RuntimeError as error:
-                    raise self._lost(peer, start, error) from error
+        # Receives first: a message that finds its receive posted is read straight into place.
+        for peer, parts in receives.items():
+            works += [(peer, self._post(dist.irecv, part, peer, tag, start)) for tag, part in enumerate(parts)]
+        for peer, tensor in sends.items():
+            works.append((peer, self._post(dist.isend, tensor, peer, 0, start)))
+        # Checksums are computed while payloads are on their way, once where one goes to several peers.
+        seals = {id(tensor): seal_of(tensor) for tensor in {id(t): t for t in sends.values()}.values()}
+        for peer, tensor in sends.items():
+            works.append((peer, self._post(dist.isend, seals[id(tensor)], peer, 1, start)))
         for peer, work in works:
             remaining = max(0.001, start + self.deadline_s - time.monotonic())
             try:
                 work.wait(seconds(remaining))
             except RuntimeError as error:
                 raise self._lost(peer, start, error) from error
+
+    def _post(self, verb: Callable, tensor: torch.Tensor, peer: int, tag: int, start: float) -> dist.Work:
+        try:
+            return verb(tensor, peer, group=self._peer_group, tag=tag)
+        except RuntimeError as error:
+            raise self._lost(peer, start, error) from error
 
     def take_swaps(self) -> list[tuple[int, float]]:
         """Bytes sent and seconds of the swaps since the last call, the latest thousands of them.

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import benchmarks.demo.__main__ as demo
 from benchmarks.demo.runs import RunFailed, run_method
 from benchmarks.demo.setting import METHODS, QUICK
+from geo_accel.plan.cost import BYTES_PER_VALUE
 
 ROOT = Path(__file__).parents[2]
 SMALL = dataclasses.replace(QUICK, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
@@ -44,7 +45,7 @@ def test_all_methods_from_end_to_end(tmp_path):
 
     # What the kernel counted is what each method has to send, and headers.
     sent = summary["wan_bytes_per_step"]
-    width = {"bf16": 2, "fp32": 4}[summary["plan"]["codec"]]
+    width = BYTES_PER_VALUE[summary["plan"]["codec"]]
     payload = {"ddp": 4 * parameters, "local_sgd": 4 * parameters / period, "geo": width * parameters / period}
     assert sent["none"] < 100
     for method, expected in payload.items():

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.prediction import HEADINGS, cells, compare
 from benchmarks.tables import as_markdown
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.request import Request
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile, UnitProfile
 

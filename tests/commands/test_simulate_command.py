@@ -8,7 +8,7 @@ import pytest
 from geo_accel.commands import simulate as command
 from geo_accel.commands.main import main
 from geo_accel.plan.shapes import PRESETS
-from geo_accel.plan.simulate import METHODS
+from geo_accel.plan.simulate import METHODS, STREAMS
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile, UnitProfile
 
@@ -67,7 +67,7 @@ def test_json_holds_the_question_and_every_outcome(capsys):
 
 
 def test_only_the_methods_asked_for(capsys):
-    assert list(step_s(capsys, *MODEL, "--methods", "stream,none")) == ["none", "stream-fp32", "stream-bf16"]
+    assert list(step_s(capsys, *MODEL, "--methods", "stream,none")) == ["none", *STREAMS]
 
 
 def test_the_slowest_of_several_links_decides(capsys):

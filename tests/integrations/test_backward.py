@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.request import Request
 from geo_accel.testing.launch import run_workers
 from geo_accel.testing.models import build_model
 from geo_accel.testing.runs import WORKER, distance, error_lines, train, windows_without

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from geo_accel.testing.runs import distance, train
+from geo_accel.transport.seal import SEAL_BYTES
 
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
 LOCAL_SGD = json.dumps(
@@ -54,7 +55,9 @@ def test_nothing_crosses_sites_but_the_plan(runs):
 
 
 def test_wan_bytes_are_the_plans(runs):
-    """Each period sends the model once, losslessly, and so does the flush at the end (10 is no multiple of 4)."""
+    """Each period sends the model once, losslessly and sealed, and so does the flush (10 is no multiple of 4)."""
     weights = runs["geo-local-sgd"].weights[0]
     model = 4 * sum(tensor.numel() for name, tensor in weights.items() if name != "lm_head.weight")
-    assert [record["summary"]["wan_bytes"] for record in runs["geo-local-sgd"].records] == [3 * model] * 2
+    assert [record["summary"]["wan_bytes"] for record in runs["geo-local-sgd"].records] == [
+        3 * (model + SEAL_BYTES)
+    ] * 2

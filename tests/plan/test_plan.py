@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece, Plan, read_plan
 
@@ -15,8 +16,7 @@ def plan(**changes):
         "schedule": "stream",
         "period": 3,
         "delay": 1,
-        "codec": "bf16",
-        "exchange": "direct",
+        "averaging": Averaging(codec="bf16"),
         "units": UNITS,
         "rounds": tuple((members,) if members else () for members in stream([10, 100], 3)),
     }
@@ -25,11 +25,25 @@ def plan(**changes):
 
 def test_json_round_trip_keeps_plan_and_fingerprint():
     assert Plan.from_json(plan().to_json()) == plan()
+    rich = Averaging(codec="topk", exchange="hub", hub=1, kept=(41, 400), residual="buffer", threshold=1, gain=2.0)
+    assert Plan.from_json(plan(averaging=rich, outer=Outer(lr=0.9, momentum=0.3)).to_json()).averaging == rich
     assert Plan.from_json(plan().to_json()).fingerprint == plan().fingerprint
 
 
 def test_fingerprint_sees_every_change():
     assert plan().fingerprint != plan(delay=2).fingerprint
+    assert plan().fingerprint != plan(averaging=Averaging(codec="int8")).fingerprint
+    assert plan().fingerprint != plan(outer=Outer(lr=0.9)).fingerprint
+
+
+def test_ratios_and_coefficients_are_for_all_sites():
+    with pytest.raises(ValueError, match="kept has 2 numbers, but there are 3 sites"):
+        Averaging(codec="topk", kept=(41, 41)).require_sites(3)
+    with pytest.raises(ValueError, match="coefficients has 2 numbers"):
+        Averaging(coefficients=(0.25, 0.75)).require_sites(3)
+    with pytest.raises(ValueError, match="hub is site 3"):
+        Averaging(exchange="hub", hub=3).require_sites(3)
+    Averaging(codec="topk", kept=(41, 41), exchange="hub", hub=1).require_sites(2)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +52,22 @@ def test_fingerprint_sees_every_change():
         ("", "not JSON, or cut off"),
         (plan().to_json()[:200], "not JSON, or cut off"),
         ("[1]", "not a plan"),
-        ('{"version": 2}', "not a plan"),
-        ('{"version": "2"}', "version '2'"),
+        ('{"version": 3}', "not a plan"),
+        ('{"version": "3"}', "version '3'"),
         (plan().to_json().replace('"block[', '"blick['), "there is no unit 'blick"),
         (plan().to_json().replace("[14:33/50]", "[33:14/50]"), "no stretch of a unit"),
         (json.dumps({**json.loads(plan().to_json()), "codec": "int3"}), "codec 'int3'"),
         (json.dumps({**json.loads(plan().to_json()), "exchange": "post"}), "exchange 'post'"),
+        (json.dumps({**json.loads(plan().to_json()), "kept": [5, 5]}), "cannot say how many values"),
+        (json.dumps({**json.loads(plan().to_json()), "codec": "topk"}), "must say how many values"),
+        (json.dumps({**json.loads(plan().to_json()), "codec": "topk", "kept": [0, 9]}), "kept is .0, 9."),
+        (json.dumps({**json.loads(plan().to_json()), "codec": "topk", "kept": [9], "exchange": "two-shot"}), "dense"),
+        (json.dumps({**json.loads(plan().to_json()), "residual": "pocket"}), "residual 'pocket'"),
+        (json.dumps({**json.loads(plan().to_json()), "gain": 0.5}), "gain is 0.5"),
+        (json.dumps({**json.loads(plan().to_json()), "hub": -1}), "hub is -1"),
+        (json.dumps({**json.loads(plan().to_json()), "coefficients": [0.5, 0.6]}), "add up to 1"),
+        (json.dumps({**json.loads(plan().to_json()), "outer": {"lr": 0, "momentum": 0}}), "outer lr is 0"),
+        (json.dumps({**json.loads(plan().to_json()), "outer": {"lr": 1, "momentum": 1}}), "momentum is 1"),
         (json.dumps({**json.loads(plan().to_json()), "mode": "sideways"}), "mode 'sideways'"),
         (json.dumps({**json.loads(plan().to_json()), "period": 5}), "3 steps listed for a period of 5"),
         ('{"version": 99}', "version 99"),

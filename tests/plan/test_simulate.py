@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_accel.plan.choose import BUDGET
+from geo_accel.plan.request import BUDGET
 from geo_accel.plan.shapes import Workload, profile_of, read_shape
 from geo_accel.plan.simulate import METHODS, PERIODIC, STREAMS, Scenario, expand, simulate
 from geo_accel.profile.link import Link

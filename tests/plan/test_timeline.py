@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.plan.choose import Request, choose_plan
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.dreamddp import exact, exposed
 from geo_accel.plan.plan import Piece, Plan
+from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
@@ -33,8 +35,7 @@ def plan(mode, *steps, delay=0, codec="fp32", exchange="direct", units=UNITS):
         schedule="manual",
         period=len(steps),
         delay=delay,
-        codec=codec,
-        exchange=exchange,
+        averaging=Averaging(codec=codec, exchange=exchange),
         units=tuple((name, 0) for name in units),
         rounds=tuple(tuple(tuple(Piece(places[name]) for name in word) for word in step) for step in steps),
     )
@@ -132,8 +133,7 @@ def test_the_link_s_model_gives_the_times_that_were_not_measured():
         schedule="full",
         period=1,
         delay=0,
-        codec="bf16",
-        exchange="two-shot",
+        averaging=Averaging(codec="bf16", exchange="two-shot"),
         units=(("a", 1000),),
         rounds=(((Piece(0),),),),
     )

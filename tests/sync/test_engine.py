@@ -16,10 +16,37 @@ SCENARIOS = [
     "blocking",
     "moving",
     "moving_bf16",
+    "moving_int8",
+    "moving_int2",
+    "moving_topk",
+    "moving_randk",
+    "moving_buffer",
     "moving_nesterov",
+    "unequal",
     "lives",
 ]
+MOVING = [name for name in SCENARIOS if name.startswith("moving")]
+EXACT_IN_THE_END = [name for name in MOVING if name not in ("moving_buffer", "moving_nesterov")]
 ARRANGEMENTS = {"1+1": (1, 1), "1+1+1": (1, 1, 1), "2+2": (2, 2), "2+1": (2, 1)}
+
+
+@pytest.mark.parametrize(
+    "how, kind, told",
+    [
+        ("damaged", "DamagedPayloadError", "{site} (rank 0): what it sent arrived damaged: the checksum of its"),
+        ("not_finite", "ValueError", "{site} (rank 0): 1.0 holds a value that is not finite"),
+    ],
+)
+def test_what_is_broken_is_named_and_never_averaged_in(tmp_path, how, kind, told):
+    command = ["geo_accel.testing.engine_worker", str(tmp_path), how]
+    for rank, finished in enumerate(run_workers(command, timeout_s=100)):
+        assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
+    records = [json.loads((tmp_path / f"{how}.rank-{rank}.json").read_text()) for rank in (0, 1)]
+    said = [record["said"] for record in records]
+    culprit = 1 if how == "damaged" else 0
+    assert said[culprit].startswith(f"{kind}: ") and told.replace("{site}", "") in said[culprit]
+    assert "SiteLostError" in said[1 - culprit]
+    assert all(record["moved"] == 0 for record in records)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +94,7 @@ def test_blocking_is_the_mean_at_once(records):
         assert record["distances"][0] > 0.1 and record["distances"][1] < 1e-6
 
 
-@pytest.mark.parametrize("name", ["moving", "moving_bf16"])
+@pytest.mark.parametrize("name", EXACT_IN_THE_END)
 def test_no_progress_is_lost_or_counted_twice(records, name):
     """Flushed weights are the start plus the mean of what the sites did, whatever was in flight or rounded."""
     for record in records[name]:
@@ -84,10 +111,17 @@ def test_anchors_agree_between_sites_at_all_times(records):
         carriers = [[sum(sizes[:i]) for i in range(len(sizes))]]
     else:
         carriers = [[site * sizes[0] + i for site in range(len(sizes))] for i in range(sizes[0])]
-    for name in ("moving", "moving_bf16", "moving_nesterov"):
+    for name in MOVING:
         for ranks in carriers:
             anchors = [records[name][rank]["anchors_before"] for rank in ranks]
             assert anchors[0] and all(anchor == anchors[0] for anchor in anchors)
+
+
+def test_anchors_agree_over_200_rounds_with_unequal_ratios(records):
+    sizes = records["sites"]
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    seen = [records["unequal"][rank]["anchors"] for rank in firsts]
+    assert len(set(seen[0])) == 20 and all(one == seen[0] for one in seen)
 
 
 def test_batch_norm_statistics_are_averaged_by_the_flush(records):

@@ -31,3 +31,22 @@ def test_a_slower_link_is_followed_within_an_interval(records):
     slower = next(plan for plan in later if "the link went from" in plan["reason"] and plan["step"] > 40)
     assert slower["step"] <= 40 + REVIEW_STEPS + 3 * first["period"]
     assert slower["period"] > first["period"]
+
+
+def test_an_outer_step_that_raises_the_loss_is_damped_and_a_fixed_one_warned_about(tmp_path):
+    command = ["geo_accel.testing.engine_worker", str(tmp_path), "damped", "warned"]
+    for rank, finished in enumerate(run_workers(command, timeout_s=100)):
+        assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
+    damped, warned = (
+        [json.loads((tmp_path / f"{name}.rank-{rank}.json").read_text()) for rank in (0, 1)]
+        for name in ("damped", "warned")
+    )
+    for one, other in (damped, warned):
+        assert one["bits"] == other["bits"] and one["outers"] == other["outers"]
+    _, second = damped[0]["outers"][:2]
+    assert 50 < second[0] <= 50 + 2 * REVIEW_STEPS + 4
+    assert second[1].startswith("the loss rose from 2.001 to ")
+    assert "under the outer step Nesterov, lr 0.9, momentum 0.8, now Nesterov, lr 0.95, momentum 0.4" in second[1]
+    assert damped[0]["now"] == [0.95, 0.4] and not damped[0]["warned"]  # steady again, if at 3
+    assert warned[0]["now"] == [0.9, 0.8] and len(warned[0]["outers"]) == 1
+    assert "the loss rose from 2.001" in warned[0]["warned"][0] and 'sync.outer "mean"' in warned[0]["warned"][0]

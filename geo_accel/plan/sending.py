@@ -1,0 +1,134 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""How a codec is best sent: the exchange, the hub and the ratios that the time model prefers."""
+
+from dataclasses import dataclass, replace
+
+from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.cost import Cost, exchange_for, sparse_bytes
+from geo_accel.plan.ratios import GRID, coefficients, per_site
+from geo_accel.plan.request import BUDGET, Request
+from geo_accel.profile.profile import Profile
+
+# A ratio that was not stated, and that no link can be asked for.
+_DEFAULT_SHARE = 0.05
+# How much of BCRS's coefficients goes by ratio.
+_BLEND = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """Chooses for one request, one model and one number of sites.
+
+    `careful` is always a profile over links of which only a safe part counts, or None where nothing was measured.
+    """
+
+    request: Request
+    values: int
+    """Elements that a rank carries of the whole model."""
+    sites: int
+
+    def averaging(self, codec: str, period: int, careful: Profile | None = None) -> Averaging:
+        """How `codec` is best sent and averaged in a plan of `period`: exchange, hub and ratios by the time model.
+
+        Without the `careful` profile, or links in it, nothing can be compared and the usual exchange is taken.
+        """
+        sparse, fixed = codec in SPARSE_CODECS, self.request.exchange
+        known = careful is not None and careful.link is not None
+        if fixed != "auto":
+            exchanges = [fixed]
+        elif known:
+            exchanges = ["direct", "hub"] if sparse else ["direct", "two-shot", "hub"]
+        else:
+            exchanges = ["direct" if sparse else exchange_for(self.sites)]
+        if not known:
+            rule = self._rule(codec, exchanges[0], 0)
+        else:
+            rules = [
+                self._with_ratios(self._rule(codec, one, self._best_hub(careful)), period, careful)
+                for one in exchanges
+            ]
+            rule = min(rules, key=lambda rule: self._preference(rule, period, careful))
+        shares = [float(ranks) for ranks in self.request.ranks] if self.request.coefficients != "equal" else None
+        if shares is None:
+            return rule
+        blend = _BLEND if self.request.coefficients == "blend" else 0.0
+        return replace(rule, coefficients=coefficients(rule.kept or [1] * self.sites, shares, blend))
+
+    def _preference(self, rule: Averaging, period: int, careful: Profile) -> tuple[int, float]:
+        """Less is better. With a free ratio every exchange fills the window: the one that carries most is best."""
+        cost = self.cost(rule, careful)
+        seconds = cost.seconds(self.values / min(self.rounds_in(period, cost), period))
+        return (-sum(rule.kept) if self._ratio_is_open(rule) else 0, seconds)
+
+    def _ratio_is_open(self, rule: Averaging) -> bool:
+        return rule.sparse and self.request.ratio == "auto"
+
+    def _rule(self, codec: str, exchange: str, hub: int) -> Averaging:
+        hub = hub if exchange == "hub" else 0
+        if codec not in SPARSE_CODECS:
+            return Averaging(codec=codec, exchange=exchange, hub=hub)
+        # Measured (docs/loss.md): the rest is best left in the weights, where overlap weighting does no good.
+        overlap = False if self.request.overlap == "auto" else self.request.overlap
+        if isinstance(overlap, bool):
+            overlap = (self.sites, float(self.sites)) if overlap else (0, 1.0)
+        residual = "weights" if self.request.residual == "auto" else self.request.residual
+        share = _DEFAULT_SHARE if self.request.ratio == "auto" else self.request.ratio
+        kept = max(1, round(share * SPARSE_CHUNK))
+        return Averaging(
+            codec=codec,
+            exchange=exchange,
+            hub=hub,
+            kept=(kept,) * self.sites,
+            residual=residual,
+            threshold=overlap[0],
+            gain=overlap[1],
+        )
+
+    def _with_ratios(self, rule: Averaging, period: int, careful: Profile) -> Averaging:
+        """BCRS: the ratio, or every site's, whose rounds just fit into the window; the least of `GRID` at worst."""
+        if not self._ratio_is_open(rule):
+            return rule
+        window = self.window(careful) * period
+        links = [link for _, link in careful.links]
+        unlike = len(links) == self.sites and len({link.seconds_per_byte for link in links}) > 1
+        chosen = None
+        for least in GRID:
+            options = [replace(rule, kept=(least,) * self.sites)]
+            if unlike:
+                # What faster uplinks can send meanwhile, and no more than what the downlinks bear: the model tells.
+                ratios = per_site(links, least, self.values, lambda kept: sparse_bytes(rule.codec, kept))
+                options.append(replace(rule, kept=ratios))
+            for option in options:
+                cost = self.cost(option, careful)
+                rounds = min(period, self.rounds_in(period, cost))
+                busy = cost.seconds(self.values) + (rounds - 1) * cost.messages * careful.link.latency_s
+                if busy <= window or chosen is None:
+                    chosen = option
+        return chosen
+
+    def _best_hub(self, profile: Profile) -> int:
+        links = [link for _, link in profile.links]
+        if len(links) != self.sites:
+            return 0
+        return min(range(self.sites), key=lambda site: max(links[site].seconds_per_byte, links[site].down))
+
+    def window(self, careful: Profile) -> float:
+        """Seconds of every step in which a transfer costs no more than the budget."""
+        budget = BUDGET[self.request.mode]
+        if self.request.mode == "stream":
+            return careful.compute_s * (1 + budget)
+        return careful.compute_s * budget + (self.request.mode == "backward") * careful.backward_s
+
+    def rounds_in(self, period: int, cost: Cost) -> int:
+        """As many rounds as their latencies leave room for, or cost a tenth."""
+        if self.request.mode != "stream" or cost.profile.link is None:
+            return period
+        latency = cost.messages * cost.profile.link.latency_s
+        transfer = cost.seconds(self.values) - latency
+        room = max(period * cost.profile.compute_s - transfer, 0.1 * transfer)
+        return max(1, int(room / latency)) if latency > room / period else period
+
+    def cost(self, averaging: Averaging, profile: Profile) -> Cost:
+        """The costs of rounds that are averaged so."""
+        return Cost(profile=profile, averaging=averaging, sites=self.sites)
