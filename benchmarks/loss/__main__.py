@@ -1,0 +1,149 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What each method costs in loss: `python -m benchmarks.loss`.
+
+Trains a GPT-2 of 0.8 M parameters on bytes with two and four real processes: every method at every learning rate, then
+with other seeds at its best. Writes runs/loss/results.json, table.md and pictures. `--only clock` compares
+geo_accel with everything "auto" and DDP over an emulated WAN, in loss and in seconds. A finished run is kept and not
+made again, so the command may be stopped at any time and goes on where it was. `--penalty FILE` writes the planner's
+penalty table from the results that there are. Exits with 1 where nothing could be run, 2 for wrong arguments, 130
+after Ctrl-C.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.loss.campaign import Campaign
+from benchmarks.loss.cases import parts, quick_parts
+from benchmarks.loss.figures import Row, make_rows
+from benchmarks.loss.material import Material, make_material
+from benchmarks.loss.penalty import penalty_table
+from benchmarks.loss.provenance import provenance
+from benchmarks.loss.setting import FULL, QUICK, SEEDS, Setting
+from benchmarks.loss.store import RunFailed, Store
+from benchmarks.loss.tables import HEADINGS, cells, title
+from benchmarks.tables import as_markdown, as_table
+from geo_accel.lab import why_unavailable
+
+RESULTS = Path("runs/loss")
+_CLOCKS = {"clock": "finetune", "clock-scratch": "scratch"}
+_ALL = (*parts(), *_CLOCKS)
+_QUICK_MINUTES = 4.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what is missing and reports what there is; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a first impression in five minutes: one seed, short runs"
+    )
+    parser.add_argument("--only", nargs="+", choices=_ALL, metavar="PART", help=f"of {', '.join(_ALL)}")
+    parser.add_argument("--minutes", type=float, metavar="M", help="start nothing new after M minutes; 0 only reports")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
+    parser.add_argument(
+        "--penalty", type=Path, metavar="FILE", help="write the penalty table to FILE, and run nothing"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help=f"default: {RESULTS}")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _measure(options, Console())
+    except (RunFailed, ValueError, OSError) as error:
+        print(f"loss: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("loss: stopped; finished runs are kept", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _measure(options: argparse.Namespace, console: Console) -> int:
+    clocks = [task for name, task in _CLOCKS.items() if name in (options.only or ())]
+    if clocks:
+        return _clocks(options, clocks, console)
+    setting, seeds = (QUICK, 1) if options.quick else (FULL, SEEDS)
+    minutes = _QUICK_MINUTES if options.quick and options.minutes is None else options.minutes
+    asked = quick_parts() if options.quick else parts()
+    if options.only:
+        asked = {name: cases for name, cases in asked.items() if name in options.only}
+    if not asked:
+        raise ValueError(f"--only {' '.join(options.only)}: --quick has only {', '.join(quick_parts())}.")
+    began = time.monotonic()
+    folder = options.results
+    with console.status("texts and pretrained weights") as status:
+        material = make_material(
+            setting,
+            folder,
+            on_step=lambda step: status.update(f"pretraining, step {step} of {setting.pretraining_steps}"),
+        )
+    store = Store(folder / "runs", setting, Material.read(material).digests)
+    if options.penalty is not None:
+        facts = provenance(setting, seeds, "python -m benchmarks.loss")
+        table = penalty_table(make_rows(parts(), store, seeds), facts)
+        options.penalty.write_text(json.dumps(table, indent=1) + "\n")
+        console.print(f"{options.penalty} written: {len(table['base'])} pairs of period and outer step")
+        return 0
+    if minutes is not None:
+        minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
+    campaign = Campaign(store, material, console, seeds=seeds, minutes=minutes)
+    campaign.run(asked)
+    rows = make_rows(asked, store, seeds, campaign.left_out)
+    if not rows:
+        raise ValueError("there are no results yet: give it more --minutes.")
+    _report(options, setting, seeds, rows, store, console)
+    if not campaign.complete:
+        console.print("the time was over before everything was run: the same command goes on from here")
+    return 0
+
+
+def _clocks(options: argparse.Namespace, tasks: Sequence[str], console: Console) -> int:
+    from benchmarks.loss.clock.course import clock
+
+    if options.quick or len(options.only) > len(tasks):
+        raise ValueError(f"--only {' or '.join(_CLOCKS)}: not together with --quick or other parts.")
+    reason = why_unavailable()
+    if reason is not None:
+        raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")
+    summaries = [clock(task, options.results, console, options.minutes) for task in tasks]
+    if options.json is not None:
+        options.json.write_text(json.dumps(summaries, indent=1) + "\n")
+    return 0
+
+
+def _report(
+    options: argparse.Namespace, setting: Setting, seeds: int, rows: Sequence[Row], store: Store, console: Console
+) -> None:
+    from benchmarks.loss.drawing import draw  # matplotlib is not needed before
+
+    folder = options.results / "quick" if options.quick else options.results
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown = []
+    for part in dict.fromkeys(row.part for row in rows):
+        own = [row for row in rows if row.part == part]
+        body = [cells(row) for row in own]
+        console.print(as_table(title(own[0]), HEADINGS, body, "case"))
+        markdown.append(f"**{title(own[0])}**\n\n{as_markdown(HEADINGS, body)}")
+    states = {state for row in rows for state in row.code}
+    if len(states) > 1:
+        console.print(f"note: geo_accel's code changed between runs, {len(states)} states are mixed (see code by row)")
+    results = {
+        "provenance": provenance(setting, seeds, "python -m benchmarks.loss" + (" --quick" if options.quick else "")),
+        "rows": [row.to_dict() for row in rows],
+    }
+    text = json.dumps(results, indent=1) + "\n"
+    (folder / "results.json").write_text(text)
+    if options.json is not None:
+        options.json.write_text(text)
+    (folder / "table.md").write_text("\n".join(markdown))
+    pictures = draw(folder, rows, store, seeds)
+    written = [folder / "results.json", folder / "table.md", *pictures]
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

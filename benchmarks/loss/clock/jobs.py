@@ -1,0 +1,134 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Which trainings the comparison takes, in which order, and where each runs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from benchmarks.loss.order import all_rates, widened
+from benchmarks.loss.setting import Setting
+
+CLOCK = Setting(
+    layers=8,
+    width=256,
+    heads=8,
+    vocabulary=8192,
+    batch=6,
+    steps=200,
+    pretraining_steps=300,
+    pretraining_batch=12,
+    pretraining_rate=1e-3,
+    evaluation_blocks=256,
+)
+"""The demo's model, which a link of 100 Mbit/s makes ten times slower with DDP."""
+
+SITES, BANDWIDTH_MBPS = 2, 100.0
+RATES = (5e-4, 1e-3, 2e-3)
+SEEDS = {"finetune": 3, "scratch": 1}
+FACTORS = (1.1, 1.2)
+"""geo_accel gets more steps too, as times DDP's: it needs more to reach DDP's loss, and has the time for them."""
+WARMUP = 14
+"""First steps that are not timed where geo_accel is beside; it measures and plans in them."""
+_FLOOR_STEPS = 44
+_DDP_STEPS, _DDP_WARMUP = 12, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training."""
+
+    method: str
+    """"none" (no communication, the floor), "ddp" or "geo"."""
+    place: str
+    """"lab": the emulated WAN; "loopback": where only the loss counts, which no link changes."""
+    task: str
+    """"finetune" or "scratch"."""
+    rate: float
+    """Largest learning rate."""
+    seed: int
+    steps: int
+    number: int = 0
+    """Floors are alike and are made again and again, because a machine's speed drifts."""
+
+    def key(self, setting: Setting, digests: Mapping[str, str]) -> str:
+        """A hash of everything that defines the run, in hex."""
+        whole = {**asdict(self), "setting": asdict(setting), "mbps": BANDWIDTH_MBPS, "sites": SITES, **digests}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
+
+    @property
+    def warmup(self) -> int:
+        """First steps that are not timed."""
+        return _DDP_WARMUP if self.method == "ddp" else WARMUP
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.method == "none":
+            return f"no communication, run {self.number + 1}"
+        if self.place == "lab" and self.method == "ddp":
+            return f"DDP's step time, {self.steps} steps"
+        method = {"ddp": "DDP on loopback", "geo": "geo_accel"}[self.method]
+        return f"{method}, learning rate {self.rate:g}, seed {self.seed}, {self.steps} steps"
+
+
+Loss = Callable[[Job], float | None]
+"""A job's held-out loss; None without a result."""
+
+
+def ddp(task: str, rate: float, seed: int) -> Job:
+    """DDP's loss."""
+    return Job(method="ddp", place="loopback", task=task, rate=rate, seed=seed, steps=CLOCK.steps)
+
+
+def ddp_clock() -> Job:
+    """DDP's step time, which no task changes."""
+    return Job(method="ddp", place="lab", task="scratch", rate=RATES[0], seed=0, steps=_DDP_STEPS)
+
+
+def geo(task: str, rate: float, seed: int, factor: float = 1.0) -> Job:
+    """geo_accel with `factor` times DDP's steps."""
+    return Job(method="geo", place="lab", task=task, rate=rate, seed=seed, steps=round(factor * CLOCK.steps))
+
+
+def floor(number: int) -> Job:
+    """Training without any communication."""
+    return Job(method="none", place="lab", task="scratch", rate=RATES[0], seed=0, steps=_FLOOR_STEPS, number=number)
+
+
+def rates(task: str, loss: Loss) -> tuple[float, ...]:
+    """The learning rates for both methods: `RATES`, wider where either does best at an end."""
+    return widened(RATES, ([loss(make(task, rate, 0)) for rate in RATES] for make in (ddp, geo)))
+
+
+def best_rate(make: Callable[..., Job], task: str, loss: Loss) -> float | None:
+    """The best learning rate of `ddp` or `geo` so far; None without any result."""
+    found = {rate: loss(make(task, rate, 0)) for rate in all_rates(RATES)}
+    known = {rate: value for rate, value in found.items() if value is not None}
+    return min(known, key=known.__getitem__) if known else None
+
+
+def trainings(task: str, loss: Loss, seeds: int) -> list[Job]:
+    """The jobs of a task that are known so far, in order, floors left out: results decide about further ones."""
+    jobs = [ddp_clock()]
+    for rate in sorted(rates(task, loss), key=lambda rate: (rate not in RATES, rate)):
+        jobs += [geo(task, rate, 0), ddp(task, rate, 0)]
+    if any(loss(job) is None for job in jobs if job != ddp_clock()):
+        return jobs
+    own = {make: best_rate(make, task, loss) for make in (ddp, geo)}
+    jobs += [geo(task, own[geo], 0, factor) for factor in FACTORS]
+    for seed in range(1, seeds):
+        jobs += [ddp(task, own[ddp], seed)]
+        jobs += [geo(task, own[geo], seed, factor) for factor in (1.0, *FACTORS)]
+    return jobs
+
+
+def with_floors(jobs: list[Job]) -> list[Job]:
+    """The jobs with a floor before every run of geo_accel and one after the last, numbered in order."""
+    result, number = [], 0
+    for job in jobs:
+        if job.method == "geo":
+            result.append(floor(number))
+            number += 1
+        result.append(job)
+    return [*result, floor(number)] if number else result

@@ -1,0 +1,112 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Text that every machine with this package has, of four kinds unlike each other."""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+KINDS = ("documentation", "source", "headers", "packages")
+"""Python's documentation, its standard library, torch's C++ headers, what installed packages say of themselves."""
+
+PRETRAINED_ON = ("source", "headers", "packages")
+"""Kinds of which half the documents are kept for pretraining."""
+
+# Of each part of a kind, in characters.
+_MOST = 1_500_000
+_HELD_OUT = 0.08
+_SHORTEST_TELLING_PARAGRAPH = 40
+_NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "pydoc_data", "__pycache__"}
+
+
+@dataclass(slots=True)
+class Text:
+    """One kind's documents."""
+
+    train: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
+    earlier: list[str] = field(default_factory=list)
+    """For pretraining; empty for kinds that are new to the pretrained model."""
+
+
+def load(kind: str) -> Text:
+    """The documents of one kind: the same ones for one version of Python and of the installed packages."""
+    if kind == "documentation":
+        from recipes.data import load_default_corpus
+
+        corpus = load_default_corpus(100 * _HELD_OUT)
+        return Text(train=list(corpus.train), held_out=list(corpus.validation))
+    documents = {"source": _source, "headers": _headers, "packages": _packages}[kind]()
+    return divide(without_repeats(documents), halves=kind in PRETRAINED_ON)
+
+
+def divide(documents: Iterable[str], *, halves: bool) -> Text:
+    """Whole documents held out, and with `halves` as many for pretraining as for training.
+
+    Stops when every part is full.
+    """
+    text, total, held, train, earlier = Text(), 0, 0, 0, 0
+    for document in documents:
+        size = len(document)
+        total += size
+        if held + size <= _HELD_OUT * total:
+            text.held_out.append(document)
+            held += size
+        elif halves and earlier <= train:
+            text.earlier.append(document)
+            earlier += size
+        else:
+            text.train.append(document)
+            train += size
+        if train >= _MOST and (earlier >= _MOST or not halves):
+            break
+    return text
+
+
+def without_repeats(documents: Iterable[str]) -> Iterable[str]:
+    """The documents without paragraphs that came before, such as licences: none held out is seen in training."""
+    seen: set[str] = set()
+    for document in documents:
+        kept = []
+        for paragraph in document.split("\n\n"):
+            words = " ".join(paragraph.split())
+            if len(words) >= _SHORTEST_TELLING_PARAGRAPH:
+                if words in seen:
+                    continue
+                seen.add(words)
+            kept.append(paragraph)
+        rest = "\n\n".join(kept).strip("\n")
+        if rest:
+            yield rest
+
+
+def _source() -> Iterable[str]:
+    root = Path(sysconfig.get_path("stdlib"))
+    yield from _read(root, [path for path in root.rglob("*.py") if not _NOT_SOURCE & set(path.parts)])
+
+
+def _headers() -> Iterable[str]:
+    import torch
+
+    root = Path(torch.__file__).parent / "include"
+    yield from _read(root, [path for folder in ("c10", "torch") for path in (root / folder).rglob("*.h")])
+
+
+def _packages() -> Iterable[str]:
+    found = {one.metadata["Name"]: one for one in metadata.distributions() if one.metadata["Name"]}
+    for name in sorted(found, key=_place):
+        text = found[name].read_text("METADATA")
+        if text and name.replace("_", "-") != "geo-accel":
+            yield text
+
+
+def _read(root: Path, paths: Sequence[Path]) -> Iterable[str]:
+    for path in sorted(paths, key=lambda path: _place(str(path.relative_to(root)))):
+        yield path.read_text(encoding="utf-8", errors="ignore")
+
+
+def _place(name: str) -> str:
+    """Sorts names as if shuffled, always alike: neighbours in a folder resemble each other."""
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,63 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""A tiny campaign from end to end: real processes, DDP, LocalSGD and geo_accel, results that are found again."""
+
+import pytest
+from rich.console import Console
+
+from benchmarks.loss import campaign as campaign_module
+from benchmarks.loss import material as material_module
+from benchmarks.loss.campaign import Campaign
+from benchmarks.loss.cases import Group, ddp, geo, local_sgd
+from benchmarks.loss.figures import curve, make_rows
+from benchmarks.loss.material import Material, make_material
+from benchmarks.loss.setting import RATES, Setting
+from benchmarks.loss.store import Store
+from benchmarks.loss.texts import Text
+
+TINY = Setting(
+    layers=1,
+    width=32,
+    heads=2,
+    batch=2,
+    steps=8,
+    warmup=2,
+    pretraining_steps=4,
+    pretraining_batch=2,
+    evaluation_blocks=8,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_tiny_campaign(tmp_path, monkeypatch):
+    few = [f"The quick brown fox jumps over the lazy dog; number {number} of them is slow." for number in range(99)]
+    monkeypatch.setattr(material_module, "load", lambda kind: Text(train=few, held_out=few[:9], earlier=few))
+    group = Group(task="finetune", sites=2, split="own")
+    refused = geo(group, 2, "int9")
+    parts = {"tiny": [ddp(group), local_sgd(group, 2), geo(group, 2), refused]}
+    material = make_material(TINY, tmp_path)
+    digests = Material.read(material).digests
+    assert make_material(TINY, tmp_path) == material and Material.read(material).digests == digests
+
+    def campaign(minutes=None):
+        store = Store(tmp_path / "runs", TINY, digests)
+        return store, Campaign(store, material, Console(quiet=True), seeds=2, minutes=minutes)
+
+    _, late = campaign(minutes=0)
+    late.run(parts)
+    assert not late.complete and not list((tmp_path / "runs").iterdir())
+
+    store, made = campaign()
+    made.run(parts)
+    assert made.complete and list(made.left_out) == [refused.label] and "int9" in made.left_out[refused.label]
+    reference, local, geo_row, left_out = make_rows(parts, store, 2, made.left_out)
+    for row in (reference, local, geo_row):
+        assert row.rates >= len(RATES["finetune"]) and len(row.losses) == 2
+        # Bytes as good as guessed: the model has hardly learned, and is not broken.
+        assert 3.0 < row.loss < 6.0 and len(curve(row.case, store, 2, width=2)) == TINY.steps - 4
+    assert reference.bytes_per_step == 2 * local.bytes_per_step > 4 * geo_row.bytes_per_step > 0
+    assert left_out.remark and not left_out.losses
+
+    monkeypatch.setattr(campaign_module, "run_workers", lambda *_, **__: pytest.fail("a finished run was made again"))
+    del parts["tiny"][-1]
+    campaign()[1].run(parts)
