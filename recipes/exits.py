@@ -54,6 +54,10 @@ def run_recipe(run: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
     """
     try:
         run(arguments)
+        # Only after success: with other ranks inside a collective, ending the group could wait for them. Without it,
+        # gloo's threads may outlive the interpreter, and that aborts the process now and then.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except ValueError as error:
         if not isinstance(error, (UsageError, ConfigError)) and not _is_ours(error):
             raise

@@ -54,6 +54,7 @@ def run_workers(
                 "ACCELERATE_USE_CPU": "true",
                 "GLOO_SOCKET_IFNAME": "lo",
                 "HF_HUB_OFFLINE": 1,
+                "PYTHONFAULTHANDLER": 1,
             }
             # A file, not a pipe: no worker ever waits for its output to be read. Closed below.
             log = tempfile.TemporaryFile("w+")  # noqa: SIM115

@@ -73,7 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
             runs.append([])
         else:
             runs[-1].append(argument)
-    return next((code for code in map(run, runs) if code), 0)
+    code = next((code for code in map(run, runs) if code), 0)
+    if code == 0 and dist.is_initialized():
+        dist.destroy_process_group()  # gloo's threads must not outlive the interpreter: docs/lab.md, known limits
+    return code
 
 
 def run(arguments: list[str]) -> int:
