@@ -10,9 +10,10 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any
 
 from geo_accel.config_file import BLOCK, find_block, read_file
+from geo_accel.config_parts import OUTER, OVERLAP, OuterConfig
 from geo_accel.config_rules import (
     AUTO,
     ConfigError,
@@ -22,11 +23,11 @@ from geo_accel.config_rules import (
     nearest,
     plain,
     real,
-    real_within,
     refusal,
     shown,
     sizes,
     switch,
+    unknown_key,
     whole,
     word,
 )
@@ -45,83 +46,6 @@ ENVIRONMENT = ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB")
 
 _PER_SITE = ("link.interface", "sync.plan")
 """Settings that may differ between sites, left out of `fingerprint` and `differences`."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class OuterConfig:
-    """The outer optimizer: what is done with the averaged progress of all sites at each agreement."""
-
-    type: Literal["mean", "nesterov"] = "mean"
-    """"mean" adds it as it is; "nesterov" steps with a learning rate and momentum."""
-    lr: float = 1.0
-    """Outer learning rate, > 0; 1 for "mean"."""
-    momentum: float = 0.0
-    """Outer momentum, 0 <= momentum < 1; 0 for "mean"."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The form that `load_config` reads."""
-        if self == OuterConfig():
-            return {"type": "mean"}
-        return {"type": self.type, "lr": self.lr, "momentum": self.momentum}
-
-
-_OUTER_PARTS = {"type": '"mean", "nesterov"', "lr": "a number > 0", "momentum": "a number >= 0 and < 1"}
-_OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
-
-
-def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | str:
-    if isinstance(value, OuterConfig):
-        value = value.to_dict()
-    if isinstance(value, str):
-        if value == AUTO:
-            return AUTO
-        value = {"type": value} if value == "mean" else value
-    if not isinstance(value, Mapping):
-        problems.append(refusal(key, value, _OUTER_ALLOWED))
-        return AUTO
-    kind = value.get("type")
-    names = {"mean": ("type",), "nesterov": ("type", "lr", "momentum")}.get(kind if isinstance(kind, str) else "")
-    before = len(problems)
-    if names is None and "type" in value:
-        problems.append(refusal(f"{key}.type", kind, _OUTER_PARTS["type"]))
-    for name in value:
-        if name not in ("type", "lr", "momentum"):
-            problems.append(_unknown(f"{key}.", name, names or ("type", "lr", "momentum")))
-        elif names and name not in names:
-            problems.append(f'{key}.{name}: not used by type "{kind}"; remove it, or choose type "nesterov"')
-    for name in names or ("type",):
-        if name not in value:
-            problems.append(f"{key}.{name}: missing; allowed: {_OUTER_PARTS[name]}")
-    if kind == "mean" and len(problems) == before:
-        return OuterConfig()
-    numbers: dict[str, float | None] = {}
-    for name, bounds in (("lr", {"above": 0}), ("momentum", {"at_least": 0, "below": 1})):
-        if name in value and kind != "mean":
-            numbers[name] = real_within(f"{key}.{name}", value[name], _OUTER_PARTS[name], problems, **bounds)
-    return OuterConfig(type="nesterov", **numbers) if len(problems) == before else AUTO
-
-
-_OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
-
-
-def _read_overlap(key: str, value: object, problems: list[str]) -> bool | dict[str, float] | str:
-    if not isinstance(value, Mapping):
-        if isinstance(value, bool) or value == AUTO:
-            return value
-        hint = "without quotes" if isinstance(value, str) and value.lower() in ("true", "false") else ""
-        problems.append(refusal(key, value, _OVERLAP_ALLOWED, hint))
-        return AUTO
-    parts = {"threshold": "a whole number >= 1", "gain": "a number >= 1"}
-    before = len(problems)
-    problems += [_unknown(f"{key}.", name, parts) for name in value if name not in parts]
-    problems += [f"{key}.{name}: missing; allowed: {allowed}" for name, allowed in parts.items() if name not in value]
-    if len(problems) > before:
-        return AUTO
-    gain = real_within(f"{key}.gain", value["gain"], parts["gain"], problems, at_least=1)
-    threshold = real_within(f"{key}.threshold", value["threshold"], parts["threshold"], problems, at_least=1)
-    if threshold is not None and threshold != int(threshold):
-        problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
-    return AUTO if len(problems) > before else {"threshold": int(threshold), "gain": gain}
 
 
 def _setting(default: Any, rule: Rule, help: str) -> Any:
@@ -175,7 +99,7 @@ class SyncConfig:
     )
     outer: OuterConfig | str = _setting(
         AUTO,
-        Rule(allowed=_OUTER_ALLOWED, read=_read_outer),
+        OUTER,
         help="the outer optimizer, applied to the averaged progress of all sites",
     )
 
@@ -200,7 +124,7 @@ class CompressionConfig:
     )
     overlap_weighting: bool | dict[str, float] | str = _setting(
         AUTO,
-        Rule(allowed=_OVERLAP_ALLOWED, read=_read_overlap),
+        OVERLAP,
         help="weigh values by how many sites sent them: true makes it the mean over those that did; threshold and gain"
         " are those of OPWA (arXiv:2408.14736); dense codecs ignore it",
     )
@@ -371,12 +295,11 @@ def _read_section(kind: type, given: object, prefix: str, problems: list[str]) -
 def _unknown(prefix: str, name: object, siblings: Iterable[str]) -> str:
     """The line for a key that does not exist, with the nearest name beside it or, if clearly nearer, elsewhere."""
     siblings = tuple(siblings)
-    near, likeness = nearest(name, siblings)
+    _, likeness = nearest(name, siblings)
     everywhere = {key.rpartition(".")[2]: key for key in (setting.key for setting in settings())}
     far, far_likeness = nearest(name, everywhere)
     elsewhere = far_likeness == 1 or (likeness < 0.6 and far_likeness > likeness + 0.1)
-    best = everywhere[far] if elsewhere else prefix + near
-    return f"{prefix}{plain(name)}: unknown key; the nearest is {best}; allowed here: {', '.join(siblings)}"
+    return unknown_key(prefix, name, siblings, everywhere[far] if elsewhere else None)
 
 
 def _unknown_variables() -> list[str]:

@@ -4,12 +4,12 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.loss.cases import Case
+from benchmarks.loss.results import ResultFiles
 from benchmarks.loss.setting import Setting
 
 
@@ -51,25 +51,18 @@ class Run:
 
 
 class Store:
-    """A folder with one JSON file per result. Files appear whole: they are written under another name first."""
+    """The results of runs."""
 
     def __init__(self, folder: Path, setting: Setting, digests: Mapping[str, str]) -> None:
         self.folder, self.setting, self.digests = folder, setting, dict(digests)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._read: dict[str, dict] = {}
+        self._files = ResultFiles(folder)
 
     def key(self, run: Run) -> str:
         return run.key(self.setting, self.digests)
 
     def find(self, run: Run) -> dict | None:
         """The result of a run, as `save_result` wrote it; None where there is none."""
-        key = self.key(run)
-        if key not in self._read:
-            try:
-                self._read[key] = json.loads((self.folder / f"{key}.json").read_text())
-            except FileNotFoundError:
-                return None
-        return self._read[key]
+        return self._files.find(self.key(run))
 
     def loss(self, run: Run) -> float | None:
         """Held-out loss, nats per token: infinite for a run that diverged, None without a result."""
@@ -83,13 +76,5 @@ class Store:
         result = self.find(run)
         if result is None or "refused" not in result:
             return None
-        self._read.pop(self.key(run))
-        (self.folder / f"{self.key(run)}.json").unlink()
+        self._files.forget(self.key(run))
         return result["refused"]
-
-
-def save_result(folder: Path, key: str, result: dict) -> None:
-    """Writes a result under another name and renames it."""
-    temporary = folder / f".{key}.{os.getpid()}"
-    temporary.write_text(json.dumps(result) + "\n")
-    temporary.rename(folder / f"{key}.json")

@@ -21,8 +21,8 @@ from torch import nn
 
 from benchmarks.loss.material import Material
 from benchmarks.loss.provenance import code_digest
+from benchmarks.loss.results import save_result
 from benchmarks.loss.setting import Setting
-from benchmarks.loss.store import save_result
 from benchmarks.loss.training import (
     Batches,
     evaluation_blocks,

@@ -23,7 +23,6 @@ def add_up(
     total: torch.Tensor,
     count: torch.Tensor,
     *,
-    sent: Iterable[torch.Tensor] | None = None,
     pattern: torch.Tensor | None = None,
 ) -> int:
     """The contributions' sum and how many sites sent each coordinate; returns the number of sites.
@@ -32,15 +31,13 @@ def add_up(
     same bits. Contributions are used one after the other, so an iterator may decode all of them into one buffer.
 
     Args:
-        contributions: flat fp32, by site, 0 where nothing was sent.
+        contributions: flat fp32, by site, 0 where nothing was sent. A value that was sent and is 0 after rounding
+            counts as not sent: it says nothing that a mean could keep.
         total: flat fp32, overwritten.
         count: flat uint8 of the same length, overwritten.
-        sent: for each contribution bool or uint8 of the same length, not 0 where it was sent. None: where a
-            contribution is not 0, which misses values that were sent and are 0 after rounding.
         pattern: flat bool of the same length, overwritten; None allocates one.
 
-    Raises ValueError for tensors of other types or lengths, for unequally many contributions and masks, and for more
-    than 255 sites.
+    Raises ValueError for tensors of other types or lengths, and for more than 255 sites.
     """
     _check_pair(total, count)
     if pattern is None:
@@ -49,20 +46,14 @@ def add_up(
     total.zero_()
     count.zero_()
     sites = 0
-    for contribution, mask in _paired(contributions, sent):
+    for contribution in contributions:
         _check("a contribution", contribution, (torch.float32,), total)
         sites += 1
         if sites > _MOST_SITES:
             raise ValueError(f"contributions of more than {_MOST_SITES} sites cannot be counted.")
         total.add_(contribution)
-        if mask is None:
-            mask = torch.ne(contribution, 0, out=pattern)
-        else:
-            _check("what was sent", mask, (torch.bool, torch.uint8), total)
-            if mask.dtype == torch.uint8:
-                mask = torch.ne(mask, 0, out=pattern)
         # As bytes, because adding a bool to a uint8 converts it first, into new memory.
-        count.add_(mask.view(torch.uint8))
+        count.add_(torch.ne(contribution, 0, out=pattern).view(torch.uint8))
     return sites
 
 
@@ -95,7 +86,8 @@ def weigh(
         count: flat uint8 of the same length, at most `sites` everywhere.
         sites: N, 1 to 255.
         threshold: D, at least 0; 0 gives the plain mean, N and more weighs all.
-        gain: gamma, at least 1; infinite gives the contributor mean to within rounding.
+        gain: gamma, at least 1; infinite, with a threshold of N, gives the contributor mean, total_j / max(o_j, 1),
+            to within rounding. DeMo and SparseLoCo average like this.
         scratch: flat fp32 of two or more elements on the same device, overwritten; half its length is handled at a
             time. None allocates 256 KiB at most. A larger one makes fewer and longer kernels on an accelerator.
 
@@ -120,18 +112,6 @@ def weigh(
     return total
 
 
-def contributor_mean(total: torch.Tensor, count: torch.Tensor, *, scratch: torch.Tensor | None = None) -> torch.Tensor:
-    """Turns the sum, in place, into the mean over those that sent each coordinate: total_j / max(o_j, 1).
-
-    The limit of `weigh` with a threshold of all sites and a large gain; DeMo and SparseLoCo average like this.
-    Tensors, scratch and errors are those of `weigh`.
-    """
-    _check_pair(total, count)
-    for part, counted, divisor, _ in _pieces(total, count, scratch):
-        part.div_(divisor.copy_(counted).clamp_(min=1))
-    return total
-
-
 def _pieces(
     total: torch.Tensor, count: torch.Tensor, scratch: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -146,21 +126,6 @@ def _pieces(
     one, other = scratch[: len(scratch) // 2], scratch[len(scratch) // 2 :]
     for part, counted in zip(total.split(len(one)), count.split(len(one)), strict=True):
         yield part, counted, one[: len(part)], other[: len(part)]
-
-
-def _paired(
-    contributions: Iterable[torch.Tensor], sent: Iterable[torch.Tensor] | None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    if sent is None:
-        yield from ((contribution, None) for contribution in contributions)
-        return
-    masks = iter(sent)
-    for contribution in contributions:
-        if (mask := next(masks, None)) is None:
-            raise ValueError("there are fewer masks of what was sent than contributions.")
-        yield contribution, mask
-    if next(masks, None) is not None:
-        raise ValueError("there are more masks of what was sent than contributions.")
 
 
 def _check_pair(total: torch.Tensor, count: torch.Tensor) -> None:

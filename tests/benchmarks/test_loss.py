@@ -11,8 +11,9 @@ from benchmarks.loss.cases import Group, ddp, geo, local_sgd, parts, quick_parts
 from benchmarks.loss.figures import make_rows
 from benchmarks.loss.order import best_rate, grid, remaining, wanted
 from benchmarks.loss.penalty import penalty_table
+from benchmarks.loss.results import save_result
 from benchmarks.loss.setting import FULL, RATES
-from benchmarks.loss.store import Run, Store, save_result
+from benchmarks.loss.store import Run, Store
 from benchmarks.loss.tables import HEADINGS, cells, title
 from benchmarks.loss.texts import divide, without_repeats
 

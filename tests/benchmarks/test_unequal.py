@@ -1,44 +1,54 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """From recordings to the table of unequal links."""
 
-import json
-
 import pytest
 
-from benchmarks.unequal import BASELINE, HEADINGS, METHODS, UPLINKS, cells, compare
+from benchmarks.unequal.drawing import draw
+from benchmarks.unequal.figures import HEADINGS, cells, compare, reach
+from benchmarks.unequal.setting import ALONE, BASELINE, METHODS, UPLINKS
 
 PLAN = {"words": "topk 1.0%", "exchange": "hub", "hub": 3, "period": 8}
 
 
-def recordings(tmp_path, step_s, slope):
-    """Losses that fall by `slope` a step, from 3; each method's steps take `step_s` seconds."""
-    for rank in range(len(UPLINKS)):
-        runs = {
-            name: {
-                "boundaries": [step_s[name] * step for step in range(101)],
-                "losses": [3 - slope[name] * step for step in range(100)],
-                "loss": 2.5,
-                "plan": PLAN,
-                "sending_s": 0.1 * (rank + 1),
-                "exposed_s": 0.0,
-            }
-            for name in METHODS
-        }
-        (tmp_path / f"rank-{rank}.json").write_text(json.dumps(runs))
+def rows_of(step_s, slope):
+    """Losses that fall by `slope` a step, from 3; steps take `step_s` seconds, twice that on site 1."""
+    sites = [{} for _ in UPLINKS]
+    for site, runs in enumerate(sites):
+        for name in METHODS:
+            slower = 2 if site == 1 else 1
+            runs[name] = {"boundaries": [5 + slower * step_s[name] * step for step in range(101)]}
+            if name != ALONE:
+                runs[name] |= {"plan": PLAN, "sending_s": 0.1 * (site + 1)}
+    losses = {
+        name: [(2 * step_s[name] * step, 3 - slope[name] * step) for step in range(0, 101, 10)] for name in METHODS
+    }
+    return {row["method"]: row for row in compare(sites, losses)}
 
 
-def test_time_to_target_is_that_to_the_baselines_last_loss(tmp_path):
+def test_time_to_target_is_that_to_the_baselines_last_loss():
     slope = dict.fromkeys(METHODS, 0.01) | {"int8": 0.02, "int2": 0.001}
-    recordings(tmp_path, dict.fromkeys(METHODS, 1.0) | {"int8": 0.5}, slope)
-    rows = {row["method"]: row for row in compare(tmp_path)}
-    assert rows[BASELINE]["to_target_s"] == 100 and rows[BASELINE]["speedup"] == 1
-    # Twice as steep, twice as fast: but for the smoothing, a quarter of the time.
-    assert rows["int8"]["to_target_s"] == 27 and rows["int8"]["speedup"] == pytest.approx(100 / 27)
-    assert rows["int2"]["to_target_s"] is None and "never" in cells(rows["int2"] | {"scenario": "s"})
+    rows = rows_of(dict.fromkeys(METHODS, 1.0) | {"int8": 0.5}, slope)
+    assert rows[BASELINE]["to_target_s"] == pytest.approx(200) and rows[BASELINE]["speedup"] == 1
+    assert rows["int8"]["speedup"] == pytest.approx(4)  # twice as steep, twice as fast
+    assert rows["int2"]["to_target_s"] is None and "never" in cells(rows["int2"])
     assert rows["int8"]["sending_s"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert rows["int8"]["step_s"] == pytest.approx(1.0)  # the slowest site's
+    assert rows[ALONE]["sending_s"] == []
 
 
-def test_a_row_has_a_cell_for_each_heading(tmp_path):
-    recordings(tmp_path, dict.fromkeys(METHODS, 1.0), dict.fromkeys(METHODS, 0.01))
-    row = compare(tmp_path)[0] | {"scenario": "slow"}
-    assert len(cells(row)) == len(HEADINGS) and "hub (site 3)" in cells(row)
+def test_reach_goes_in_straight_lines():
+    assert reach([(0.0, 3.0), (10.0, 2.0)], 2.25) == pytest.approx(7.5)
+    assert reach([(0.0, 3.0), (10.0, 2.0)], 2.0) == pytest.approx(10)
+    assert reach([(0.0, 3.0), (10.0, 2.0)], 1.9) is None
+
+
+def test_a_row_has_a_cell_for_each_heading():
+    rows = rows_of(dict.fromkeys(METHODS, 1.0), dict.fromkeys(METHODS, 0.01))
+    assert {len(cells(row)) for row in rows.values()} == {len(HEADINGS)}
+    assert "hub (site 3)" in cells(rows["auto"])
+
+
+def test_the_picture_is_drawn(tmp_path):
+    rows = list(rows_of(dict.fromkeys(METHODS, 1.0), dict.fromkeys(METHODS, 0.01)).values())
+    draw(tmp_path / "unequal.png", {"slow": rows, "slower": rows})
+    assert (tmp_path / "unequal.png").stat().st_size > 10_000

@@ -8,21 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from geo_accel.wire.overlap import add_up, contributor_mean, weigh
+from geo_accel.wire.overlap import add_up, weigh
 
 
 def contributions(sites, numel, density, seed):
-    """Sparse fp32 by site and what each sent; some of what was sent is 0."""
+    """Sparse fp32 by site and what each sent."""
     generator = torch.Generator().manual_seed(seed)
     sent = [torch.rand(numel, generator=generator) < density for _ in range(sites)]
-    values = [torch.randn(numel, generator=generator).round(decimals=1) * mask for mask in sent]
-    return values, sent
+    drawn = [torch.randn(numel, generator=generator).round(decimals=1) for _ in range(sites)]
+    return [torch.where(mask, value + (value == 0), 0.0) for value, mask in zip(drawn, sent, strict=True)], sent
 
 
-def summed(values, sent=None):
+def summed(values):
     total, count = torch.full_like(values[0], math.nan), torch.full_like(values[0], 77, dtype=torch.uint8)
-    assert add_up(values, total, count, sent=sent) == len(values)
+    assert add_up(values, total, count) == len(values)
     return total, count
+
+
+def contributor_mean(total, count, sites, scratch=None):
+    return weigh(total, count, sites, threshold=sites, gain=math.inf, scratch=scratch)
 
 
 cases = st.builds(
@@ -51,17 +55,16 @@ def by_loop(values, sent, threshold, gain):
 @given(cases, thresholds, gains, scratches)
 def test_it_is_the_formula(case, threshold, gain, scratch):
     values, sent = case
-    total, count = summed(values, sent)
+    total, count = summed(values)
     found = weigh(total, count, len(values), threshold=threshold, gain=gain, scratch=scratch)
     assert found is total
     assert torch.equal(found, by_loop(values, sent, threshold, gain))
 
 
-@given(cases, st.booleans())
-def test_sums_and_counts(case, as_bytes):
+@given(cases)
+def test_sums_and_counts(case):
     values, sent = case
-    masks = [mask.to(torch.uint8) * 200 for mask in sent] if as_bytes else sent
-    total, count = summed(values, masks)
+    total, count = summed(values)
     expected = torch.zeros_like(values[0])
     for one in values:
         expected += one
@@ -69,20 +72,12 @@ def test_sums_and_counts(case, as_bytes):
     assert count.tolist() == torch.stack(sent).sum(0).tolist()
 
 
-@given(cases)
-def test_without_masks_what_is_not_0_was_sent(case):
-    values, _ = case
-    total, count = summed(values)
-    assert torch.equal(total, summed(values, [value != 0 for value in values])[0])
-    assert count.tolist() == torch.stack([value != 0 for value in values]).sum(0).tolist()
-
-
 def test_contributions_may_share_one_buffer():
-    values, sent = contributions(4, 1000, 0.2, 0)
-    buffer, mask = torch.empty(1000), torch.empty(1000, dtype=torch.bool)
+    values, _ = contributions(4, 1000, 0.2, 0)
+    buffer = torch.empty(1000)
     total, count = torch.empty(1000), torch.empty(1000, dtype=torch.uint8)
-    add_up((buffer.copy_(one) for one in values), total, count, sent=(mask.copy_(one) for one in sent))
-    assert all(torch.equal(*pair) for pair in zip((total, count), summed(values, sent), strict=True))
+    add_up((buffer.copy_(one) for one in values), total, count)
+    assert all(torch.equal(*pair) for pair in zip((total, count), summed(values), strict=True))
 
 
 def test_the_order_of_sites_is_the_order_of_addition():
@@ -96,7 +91,7 @@ def test_the_order_of_sites_is_the_order_of_addition():
 def test_the_gain_is_clamped_to_the_mean_of_those_who_sent(case, gain):
     values, sent = case
     sites = len(values)
-    total, count = summed(values, sent)
+    total, count = summed(values)
     found = weigh(total, count, sites, threshold=sites, gain=gain)
     stacked, masks = torch.stack(values), torch.stack(sent)
     most = stacked.masked_fill(~masks, -math.inf).amax(0)
@@ -128,57 +123,53 @@ def test_the_gain_by_hand():
 def test_what_nobody_sent_stays_exactly_0(case, threshold, gain):
     values, sent = case
     nobody = ~torch.stack(sent).any(0)
-    assert not torch.any(weigh(*summed(values, sent), len(values), threshold=threshold, gain=gain)[nobody])
-    assert not torch.any(contributor_mean(*summed(values, sent))[nobody])
+    assert not torch.any(weigh(*summed(values), len(values), threshold=threshold, gain=gain)[nobody])
+    assert not torch.any(contributor_mean(*summed(values), len(values))[nobody])
 
 
 @given(st.integers(1, 12), thresholds, gains, st.integers(0, 2**32))
 def test_what_all_sent_has_the_plain_means_bits(sites, threshold, gain, seed):
-    values, sent = contributions(sites, 50, 1.0, seed)
-    total, count = summed(values, sent)
+    values, _ = contributions(sites, 50, 1.0, seed)
+    total, count = summed(values)
     mean = total / sites
-    assert torch.equal(contributor_mean(total.clone(), count), mean)
+    assert torch.equal(contributor_mean(total.clone(), count, sites), mean)
     assert torch.equal(weigh(total, count, sites, threshold=threshold, gain=gain), mean)
 
 
 @given(cases, thresholds, gains, st.integers(1, 20), st.integers(2, 30))
 def test_chunks_of_any_size_give_the_same_bits(case, threshold, gain, size, scratch):
-    values, sent = case
+    values, _ = case
     kwargs = dict(threshold=threshold, gain=gain)
-    whole = weigh(*summed(values, sent), len(values), **kwargs)
-    mean = contributor_mean(*summed(values, sent))
-    found, found_mean = torch.empty_like(whole), torch.empty_like(whole)
+    whole = weigh(*summed(values), len(values), **kwargs)
+    found = torch.empty_like(whole)
     for first in range(0, len(whole), size):
         part = slice(first, first + size)
-        pair = summed([one[part] for one in values], [one[part] for one in sent])
-        found[part] = weigh(pair[0].clone(), pair[1], len(values), **kwargs, scratch=torch.empty(scratch))
-        found_mean[part] = contributor_mean(*pair, scratch=torch.empty(scratch))
-    assert torch.equal(found, whole) and torch.equal(found_mean, mean)
+        found[part] = weigh(
+            *summed([one[part] for one in values]), len(values), **kwargs, scratch=torch.empty(scratch)
+        )
+    assert torch.equal(found, whole)
 
 
 def test_lengths_beyond_a_piece_give_the_same_bits():
-    values, sent = contributions(3, 100_001, 0.3, 1)
-    found = weigh(*summed(values, sent), 3, threshold=2, gain=2.0)
-    mean = contributor_mean(*summed(values, sent))
-    one_piece = torch.empty(2 * 100_001)
-    assert torch.equal(found, weigh(*summed(values, sent), 3, threshold=2, gain=2.0, scratch=one_piece))
-    assert torch.equal(mean, contributor_mean(*summed(values, sent), scratch=one_piece))
+    values, _ = contributions(3, 100_001, 0.3, 1)
+    found = weigh(*summed(values), 3, threshold=2, gain=2.0)
+    assert torch.equal(found, weigh(*summed(values), 3, threshold=2, gain=2.0, scratch=torch.empty(2 * 100_001)))
 
 
 @given(cases, scratches)
-def test_the_contributor_mean_is_the_limit_of_a_large_gain(case, scratch):
+def test_the_limit_of_a_large_gain_is_the_mean_over_those_who_sent(case, scratch):
     values, sent = case
     sites = len(values)
-    total, count = summed(values, sent)
-    mean = contributor_mean(total.clone(), count, scratch=scratch)
-    torch.testing.assert_close(mean, torch.stack(values).sum(0) / torch.stack(sent).sum(0).clamp(min=1))
+    total, count = summed(values)
+    expected = torch.stack(values).sum(0) / torch.stack(sent).sum(0).clamp(min=1)
     for gain in (float(sites), 1e30, math.inf):
-        torch.testing.assert_close(mean, weigh(total.clone(), count, sites, threshold=sites, gain=gain))
+        weighed = weigh(total.clone(), count, sites, threshold=sites, gain=gain, scratch=scratch)
+        torch.testing.assert_close(weighed, expected)
 
 
 def test_slices_of_a_larger_tensor_are_changed_in_place_and_nothing_else():
-    values, sent = contributions(4, 100, 0.3, 2)
-    total, count = summed(values, sent)
+    values, _ = contributions(4, 100, 0.3, 2)
+    total, count = summed(values)
     larger = torch.full((120,), 5.0)
     larger[10:110] = total
     weigh(larger[10:110], count, 4, threshold=4, gain=2.0)
@@ -196,15 +187,12 @@ def allocated(call):
 
 def test_buffers_that_are_passed_are_all_that_is_used():
     numel = 1 << 18
-    values, sent = contributions(3, numel, 0.3, 3)
-    total, count = summed(values, sent)
+    values, _ = contributions(3, numel, 0.3, 3)
+    total, count = summed(values)
     pattern, scratch = torch.empty(numel, dtype=torch.bool), torch.empty(numel)
-    as_bytes = [mask.view(torch.uint8) for mask in sent]
     assert allocated(lambda: torch.ne(total, 0)) >= numel  # the measure sees an allocation
-    for masks in (None, sent, as_bytes):
-        assert allocated(lambda masks=masks: add_up(values, total, count, sent=masks, pattern=pattern)) < 4096
+    assert allocated(lambda: add_up(values, total, count, pattern=pattern)) < 4096
     assert allocated(lambda: weigh(total, count, 3, threshold=3, gain=2.0, scratch=scratch)) < 4096
-    assert allocated(lambda: contributor_mean(total, count, scratch=scratch)) < 4096
 
 
 # ---- errors
@@ -244,25 +232,18 @@ def test_weigh_refuses_and_changes_nothing(change, word):
 
 
 @pytest.mark.parametrize(
-    "values, sent, word",
+    "values, word",
     [
-        ([ones(), ones(3)], None, r"a contribution must be flat torch.float32 of 4 elements on cpu, not \(3,\)"),
-        ([ones(dtype=torch.float64)], None, "a contribution"),
-        ([ones(), ones()], [COUNT], "fewer masks"),
-        ([ones()], [COUNT, COUNT], "more masks"),
-        ([ones()], [ones()], "what was sent must be"),
-        ([ones()] * 256, None, "more than 255 sites"),
+        ([ones(), ones(3)], r"a contribution must be flat torch.float32 of 4 elements on cpu, not \(3,\)"),
+        ([ones(dtype=torch.float64)], "a contribution"),
+        ([ones()] * 256, "more than 255 sites"),
     ],
 )
-def test_add_up_refuses(values, sent, word):
+def test_add_up_refuses(values, word):
     with pytest.raises(ValueError, match=word):
-        add_up(values, ones(), COUNT.clone(), sent=sent)
+        add_up(values, ones(), COUNT.clone())
 
 
 def test_other_buffers_are_refused():
     with pytest.raises(ValueError, match="pattern must be"):
         add_up([ones()], ones(), COUNT.clone(), pattern=COUNT)
-    with pytest.raises(ValueError, match="count must be"):
-        contributor_mean(ones(), ones())
-    with pytest.raises(ValueError, match="scratch must be"):
-        contributor_mean(ones(), COUNT, scratch=ones(1))

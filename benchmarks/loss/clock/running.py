@@ -13,8 +13,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, SITES, Job
+from benchmarks.loss.results import ResultFiles, save_result
 from benchmarks.loss.setting import Setting
-from benchmarks.loss.store import RunFailed, save_result
+from benchmarks.loss.store import RunFailed
 from geo_accel.lab import Lab, make_sites
 from geo_accel.lab.output import LineSplitter
 from geo_accel.testing.launch import run_workers
@@ -24,22 +25,15 @@ _LINES_OF_A_FAILURE = 15
 
 
 class Results:
-    """A folder with one JSON file per finished job."""
+    """The results of jobs."""
 
     def __init__(self, folder: Path, setting: Setting, material: Path, digests: dict[str, str]) -> None:
         self.folder, self.setting, self.material, self._digests = folder, setting, material.resolve(), digests
-        folder.mkdir(parents=True, exist_ok=True)
-        self._read: dict[str, dict] = {}
+        self._files = ResultFiles(folder)
 
     def find(self, job: Job) -> dict | None:
         """`recordings` by site, `link_mbps` and `date`; None without a result."""
-        key = job.key(self.setting, self._digests)
-        if key not in self._read:
-            try:
-                self._read[key] = json.loads((self.folder / f"{key}.json").read_text())
-            except FileNotFoundError:
-                return None
-        return self._read[key]
+        return self._files.find(job.key(self.setting, self._digests))
 
     def loss(self, job: Job) -> float | None:
         """Held-out loss, nats per token."""

@@ -1,0 +1,79 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Four sites with unequal links, and compression that follows them: `python -m benchmarks.unequal`.
+
+Uplinks of 100, 50, 20 and 100 Mbit/s; once the downlinks are as slow, once they are fast. Every method fine-tunes
+the small GPT-2 of `benchmarks.loss`, each site on its own kind of text, in the emulated WAN: held-out loss of the
+model averaged over sites against seconds, how long a method takes to the loss that the baseline ends with, and when
+each site has sent its share of a round. The baseline is one top-k ratio everywhere without feedback, in blocking
+rounds. Writes results.json, table.md and unequal.png below runs/unequal. Exits with 1 where a run failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.loss.material import make_material
+from benchmarks.loss.setting import FULL
+from benchmarks.tables import as_markdown, as_table
+from benchmarks.unequal.drawing import draw
+from benchmarks.unequal.figures import HEADINGS, cells, compare, curves, recordings
+from benchmarks.unequal.setting import METHODS, POINTS, SCENARIOS, STEPS, UPLINKS
+from geo_accel.lab import Lab, make_sites, why_unavailable
+
+RESULTS, MATERIAL = Path("runs/unequal"), Path("runs/loss")
+_TIMEOUT_S = 1800.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs both scenarios; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"a multiple of {POINTS}; default: {STEPS}")
+    options = parser.parse_args(arguments)
+    if options.steps < POINTS or options.steps % POINTS:
+        parser.error(f"--steps {options.steps}: must be a multiple of {POINTS}.")
+    reason = why_unavailable()
+    if reason is not None:
+        print(f"unequal: this machine cannot emulate a network, and nothing is faked: {reason}", file=sys.stderr)
+        return 1
+    console, by_scenario = Console(), {}
+    with console.status("texts and pretrained weights"):
+        material = make_material(FULL, MATERIAL).resolve()
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bars:
+        for scenario, downlinks in SCENARIOS.items():
+            folder = (RESULTS / scenario.replace(" ", "-")).resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            bar = bars.add_task(f"{scenario}: training", total=len(METHODS))
+            result = Lab(
+                [sys.executable, "-m", "benchmarks.unequal.worker", str(material), str(folder), str(options.steps)],
+                make_sites(len(UPLINKS), bandwidth_mbps=UPLINKS, downlink_mbps=downlinks),
+                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            ).run(
+                timeout_s=_TIMEOUT_S,
+                on_output=lambda site, piece, bar=bar: bars.advance(bar, piece.count(b"method ") / len(UPLINKS)),
+            )
+            if result.exit_code or result.stopped_by:
+                print(f"{scenario} failed: {[site.exit_code for site in result.sites]}", file=sys.stderr)
+                print(result.sites[0].output[-2000:], file=sys.stderr)
+                return 1
+            bar = bars.add_task(f"{scenario}: evaluating", total=len(METHODS) * POINTS)
+            losses = curves(material, folder, lambda bar=bar: bars.advance(bar))
+            by_scenario[scenario] = compare(recordings(folder), losses)
+    (RESULTS / "results.json").write_text(json.dumps(by_scenario, indent=1) + "\n")
+    markdown = []
+    for scenario, rows in by_scenario.items():
+        body = [cells(row) for row in rows]
+        console.print(as_table(f"four sites, {scenario}", HEADINGS, body, "method"))
+        markdown.append(f"**{scenario.capitalize()}**\n\n{as_markdown(HEADINGS, body)}")
+    (RESULTS / "table.md").write_text("\n".join(markdown))
+    draw(RESULTS / "unequal.png", by_scenario)
+    console.print(f"written to {RESULTS}: results.json, table.md, unequal.png", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The links, the job and the methods."""
+
+from benchmarks.loss.cases import Group
+
+UPLINKS = (100.0, 50.0, 20.0, 100.0)
+"""Mbit/s, by site."""
+FAST_DOWNLINK = 1000.0
+SCENARIOS = {"slow both ways": UPLINKS, "slow uplinks": (FAST_DOWNLINK,) * len(UPLINKS)}
+"""Downlinks by site, Mbit/s."""
+GROUP = Group(task="finetune", sites=len(UPLINKS), split="own")
+RATE, STEPS = 2e-3, 240
+POINTS = 24
+"""How often, evenly, a run's weights are copied, to be averaged and evaluated when nothing is timed any more."""
+
+ALONE = "no network"
+BASELINE = "top-k 1 %, rest lost"
+_TOPK = {"codec": "topk"}
+
+
+def _lossy(ratio: float) -> dict:
+    """One top-k ratio everywhere without feedback: the training waits for every transfer."""
+    return {
+        "sync": {"mode": "blocking", "schedule": "full", "period": 8, "outer": "mean", "exchange": "direct"},
+        "compression": {**_TOPK, "ratio": ratio, "residual": "none", "overlap_weighting": False},
+    }
+
+
+METHODS: dict[str, dict | None] = {
+    ALONE: None,
+    BASELINE: _lossy(0.01),
+    "top-k 10 %, rest lost": _lossy(0.1),
+    "top-k, ratios by link": {"sync": {"period": 4, "outer": "mean"}, "compression": _TOPK},
+    "  overlap weighted": {
+        "sync": {"period": 4, "outer": "mean"},
+        "compression": {**_TOPK, "overlap_weighting": True},
+    },
+    "  outer learning rate 2": {
+        "sync": {"period": 4, "outer": {"type": "nesterov", "lr": 2.0, "momentum": 0.0}},
+        "compression": _TOPK,
+    },
+    **{name: {"sync": {"outer": "mean"}, "compression": {"codec": name}} for name in ("int8", "int4", "int2")},
+    "auto": {},
+}
+"""geo_accel's settings by method; None: no site hears of another until the end."""

@@ -1,0 +1,89 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Settings whose value may be a small mapping: the outer step, and overlap weighting."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from geo_accel.config_rules import AUTO, Rule, real_within, refusal, unknown_key
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class OuterConfig:
+    """The outer optimizer: what is done with the averaged progress of all sites at each agreement."""
+
+    type: Literal["mean", "nesterov"] = "mean"
+    """"mean" adds it as it is; "nesterov" steps with a learning rate and momentum."""
+    lr: float = 1.0
+    """Outer learning rate, > 0; 1 for "mean"."""
+    momentum: float = 0.0
+    """Outer momentum, 0 <= momentum < 1; 0 for "mean"."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `load_config` reads."""
+        if self == OuterConfig():
+            return {"type": "mean"}
+        return {"type": self.type, "lr": self.lr, "momentum": self.momentum}
+
+
+_OUTER_PARTS = {"type": '"mean", "nesterov"', "lr": "a number > 0", "momentum": "a number >= 0 and < 1"}
+_OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
+
+
+def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | str:
+    if isinstance(value, OuterConfig):
+        value = value.to_dict()
+    if isinstance(value, str):
+        if value == AUTO:
+            return AUTO
+        value = {"type": value} if value == "mean" else value
+    if not isinstance(value, Mapping):
+        problems.append(refusal(key, value, _OUTER_ALLOWED))
+        return AUTO
+    kind = value.get("type")
+    names = {"mean": ("type",), "nesterov": ("type", "lr", "momentum")}.get(kind if isinstance(kind, str) else "")
+    before = len(problems)
+    if names is None and "type" in value:
+        problems.append(refusal(f"{key}.type", kind, _OUTER_PARTS["type"]))
+    for name in value:
+        if name not in ("type", "lr", "momentum"):
+            problems.append(unknown_key(f"{key}.", name, names or ("type", "lr", "momentum")))
+        elif names and name not in names:
+            problems.append(f'{key}.{name}: not used by type "{kind}"; remove it, or choose type "nesterov"')
+    for name in names or ("type",):
+        if name not in value:
+            problems.append(f"{key}.{name}: missing; allowed: {_OUTER_PARTS[name]}")
+    if kind == "mean" and len(problems) == before:
+        return OuterConfig()
+    numbers: dict[str, float | None] = {}
+    for name, bounds in (("lr", {"above": 0}), ("momentum", {"at_least": 0, "below": 1})):
+        if name in value and kind != "mean":
+            numbers[name] = real_within(f"{key}.{name}", value[name], _OUTER_PARTS[name], problems, **bounds)
+    return OuterConfig(type="nesterov", **numbers) if len(problems) == before else AUTO
+
+
+_OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
+
+
+def _read_overlap(key: str, value: object, problems: list[str]) -> bool | dict[str, float] | str:
+    if not isinstance(value, Mapping):
+        if isinstance(value, bool) or value == AUTO:
+            return value
+        hint = "without quotes" if isinstance(value, str) and value.lower() in ("true", "false") else ""
+        problems.append(refusal(key, value, _OVERLAP_ALLOWED, hint))
+        return AUTO
+    parts = {"threshold": "a whole number >= 1", "gain": "a number >= 1"}
+    before = len(problems)
+    problems += [unknown_key(f"{key}.", name, parts) for name in value if name not in parts]
+    problems += [f"{key}.{name}: missing; allowed: {allowed}" for name, allowed in parts.items() if name not in value]
+    if len(problems) > before:
+        return AUTO
+    gain = real_within(f"{key}.gain", value["gain"], parts["gain"], problems, at_least=1)
+    threshold = real_within(f"{key}.threshold", value["threshold"], parts["threshold"], problems, at_least=1)
+    if threshold is not None and threshold != int(threshold):
+        problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
+    return AUTO if len(problems) > before else {"threshold": int(threshold), "gain": gain}
+
+
+OUTER = Rule(allowed=_OUTER_ALLOWED, read=_read_outer)
+OVERLAP = Rule(allowed=_OVERLAP_ALLOWED, read=_read_overlap)
