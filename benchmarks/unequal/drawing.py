@@ -1,12 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The picture: held-out loss of the averaged model over seconds, one panel for each kind of links."""
+"""The picture: what runs of several lengths end with, over their seconds, one panel for each kind of links."""
 
 from pathlib import Path
 
 from matplotlib import pyplot
 
 from benchmarks.loss.drawing import STYLE
-from benchmarks.unequal.setting import ALONE, BASELINE
+from benchmarks.unequal.setting import BASELINE
 
 _SHOWN = {
     BASELINE: ("#d55e00", "-"),
@@ -14,7 +14,6 @@ _SHOWN = {
     "top-k, ratios by link": ("#cc79a7", "-"),
     "int4": ("#009e73", "-"),
     "auto": ("#0072b2", "-"),
-    ALONE: ("#888888", (0, (2, 2))),
 }
 
 
@@ -33,7 +32,7 @@ def draw(path: Path, by_scenario: dict[str, list[dict]]) -> None:
             for row in rows:
                 if row["method"] in _SHOWN:
                     colour, line = _SHOWN[row["method"]]
-                    axes.plot(*zip(*row["curve"], strict=True), color=colour, ls=line, lw=1.8, label=row["method"])
+                    axes.plot(*zip(*row["curve"], strict=True), "o", color=colour, ls=line, ms=4, label=row["method"])
             target = next(row["loss"] for row in rows if row["method"] == BASELINE)
             axes.axhline(target, color=_SHOWN[BASELINE][0], lw=0.8, ls=(0, (1, 2)))
             axes.set_title(scenario)

@@ -10,10 +10,10 @@ SCENARIOS = {"slow both ways": UPLINKS, "slow uplinks": (FAST_DOWNLINK,) * len(U
 """Downlinks by site, Mbit/s."""
 GROUP = Group(task="finetune", sites=len(UPLINKS), split="own")
 RATE, STEPS = 2e-3, 240
-POINTS = 24
-"""How often, evenly, a run's weights are copied, to be averaged and evaluated when nothing is timed any more."""
+SHARES = (0.2, 1 / 3, 1.0)
+"""Every method is trained with so many of the steps, each time with its whole learning-rate schedule: what a shorter
+run ends with cannot be read off a longer one, whose rate is still high there."""
 
-ALONE = "no network"
 BASELINE = "top-k 1 %, rest lost"
 _TOPK = {"codec": "topk"}
 
@@ -26,20 +26,19 @@ def _lossy(ratio: float) -> dict:
     }
 
 
-METHODS: dict[str, dict | None] = {
-    ALONE: None,
+METHODS = {
     BASELINE: _lossy(0.01),
     "top-k 10 %, rest lost": _lossy(0.1),
-    "top-k, ratios by link": {"sync": {"period": 4, "outer": "mean"}, "compression": _TOPK},
+    "top-k, ratios by link": {"sync": {"period": 1, "outer": "mean"}, "compression": _TOPK},
     "  overlap weighted": {
-        "sync": {"period": 4, "outer": "mean"},
+        "sync": {"period": 1, "outer": "mean"},
         "compression": {**_TOPK, "overlap_weighting": True},
     },
     "  outer learning rate 2": {
-        "sync": {"period": 4, "outer": {"type": "nesterov", "lr": 2.0, "momentum": 0.0}},
+        "sync": {"period": 1, "outer": {"type": "nesterov", "lr": 2.0, "momentum": 0.0}},
         "compression": _TOPK,
     },
-    **{name: {"sync": {"outer": "mean"}, "compression": {"codec": name}} for name in ("int8", "int4", "int2")},
+    **{name: {"sync": {"outer": "mean"}, "compression": {"codec": name}} for name in ("int8", "int4")},
     "auto": {},
 }
-"""geo_accel's settings by method; None: no site hears of another until the end."""
+"""geo_accel's settings by method."""

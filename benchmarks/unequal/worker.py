@@ -2,7 +2,7 @@
 """One site in the emulated WAN: every method in one process, from the same weights.
 
 Started by `python -m benchmarks.unequal` as `python -m benchmarks.unequal.worker MATERIAL FOLDER STEPS`. Writes
-FOLDER/rank-SITE.json, and copies of the weights into FOLDER/METHOD-SITE.safetensors.
+FOLDER/rank-SITE.json.
 """
 
 import json
@@ -14,14 +14,20 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from safetensors.torch import save_file
-from transformers import get_constant_schedule_with_warmup
 
 from benchmarks.loss.material import Material
 from benchmarks.loss.setting import FULL
-from benchmarks.loss.training import Batches, fresh_model, make_optimizer
-from benchmarks.unequal.setting import GROUP, METHODS, POINTS, RATE
+from benchmarks.loss.training import (
+    Batches,
+    evaluation_blocks,
+    fresh_model,
+    make_optimizer,
+    make_scheduler,
+    summed_loss,
+)
+from benchmarks.unequal.setting import GROUP, METHODS, RATE, SHARES
 from geo_accel import GeoSync
 from geo_accel.testing.bytes_worker import bytes_sent
 
@@ -32,55 +38,56 @@ def main(material: Path, folder: Path, steps: int) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     start, results = Material.read(material), {}
-    for place, (name, config) in enumerate(METHODS.items()):
-        results[name], points = train(accelerator, start, config, steps)
-        save_file(points, folder / f"{place}-{accelerator.process_index}.safetensors")
-        accelerator.free_memory()
-        print("method done", flush=True)
+    for name, config in METHODS.items():
+        results[name] = [train(accelerator, start, config, round(share * steps)) for share in SHARES]
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
     accelerator.end_training()
 
 
-def train(accelerator: Accelerator, material: Material, config: dict | None, steps: int) -> tuple[dict, dict]:
-    """One run; returns what was recorded, and the weights as one flat tensor by step."""
-    site = accelerator.process_index
+def train(accelerator: Accelerator, material: Material, config: dict, steps: int) -> dict:
+    """One run: step boundaries, the seconds it took, the averaged model's held-out loss, the last plan."""
+    site, sites = accelerator.process_index, accelerator.num_processes
     bare = fresh_model(FULL, seed=0)
     with torch.no_grad():
         for key, parameter in bare.named_parameters():
             parameter.copy_(material.start[key])
     raw = make_optimizer(bare, FULL, RATE)
-    # At a constant rate every point of a run is the end of a shorter one, so that curves can be compared in time.
-    scheduler = get_constant_schedule_with_warmup(raw, FULL.warmup)
+    scheduler = make_scheduler(raw, FULL, steps)
     batches = Batches(material.of("train", (GROUP.texts[site],)), FULL, FULL.batch, 0, site)
-    geo, model, optimizer = None, bare, raw
-    if config is not None:
-        model, optimizer = accelerator.prepare(bare, raw)
-        geo = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
+    model, optimizer = accelerator.prepare(bare, raw)
+    geo = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
     accelerator.wait_for_everyone()
-    boundaries, points = [time.perf_counter()], {}
-    for step in range(1, steps + 1):
+    boundaries = [time.perf_counter()]
+    for _ in range(steps):
         tokens = batches.next()
         loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), FULL.clip)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), FULL.clip)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        if geo is not None:
-            geo.step()
+        geo.step()
         boundaries.append(time.perf_counter())
-        if step % (steps // POINTS) == 0:
-            points[str(step)] = torch.cat([parameter.detach().flatten() for parameter in bare.parameters()])
-    record: dict = {"boundaries": boundaries}
-    if geo is not None:
-        plan = geo.engine.plan
-        record |= {
-            "plan": json.loads(plan.to_json()) | {"rounds": None, "units": None, "words": str(plan.averaging)},
-            "exposed_s": geo.engine.exposed_s,
-            "sending_s": sending_seconds(geo, plan, accelerator),
-        }
-        geo.close()
-    return record, points
+    plan = geo.engine.plan
+    sending = sending_seconds(geo, plan, accelerator)
+    began = time.perf_counter()
+    geo.flush()
+    flush_s = time.perf_counter() - began
+    held_out = evaluation_blocks(material.of("held_out", GROUP.texts), FULL)[site::sites]
+    total = torch.tensor([summed_loss(bare, held_out), float(len(held_out))], dtype=torch.float64)
+    dist.all_reduce(total)
+    record = {
+        "boundaries": boundaries,
+        "whole_s": boundaries[-1] - boundaries[0] + flush_s,
+        "loss": (total[0] / total[1]).item(),
+        "plan": json.loads(plan.to_json()) | {"rounds": None, "units": None, "words": str(plan.averaging)},
+        "sending_s": sending,
+        "exposed_s": geo.engine.exposed_s,
+    }
+    geo.close()
+    accelerator.free_memory()
+    print("run done", flush=True)
+    return record
 
 
 def sending_seconds(geo: GeoSync, plan, accelerator: Accelerator) -> float:
