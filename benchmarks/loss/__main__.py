@@ -15,17 +15,18 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.loss.campaign import Campaign
-from benchmarks.loss.cases import parts, quick_parts
+from benchmarks.loss.cases import Case, large_parts, parts, quick_parts
 from benchmarks.loss.figures import Row, make_rows
 from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.penalty import penalty_table
 from benchmarks.loss.provenance import provenance
-from benchmarks.loss.setting import FULL, QUICK, SEEDS, Setting
+from benchmarks.loss.setting import FULL, LARGE, QUICK, SEEDS, Setting
 from benchmarks.loss.store import RunFailed, Store
 from benchmarks.loss.tables import HEADINGS, cells, title
 from benchmarks.tables import as_markdown, as_table
@@ -33,7 +34,7 @@ from geo_accel.lab import why_unavailable
 
 RESULTS = Path("runs/loss")
 _CLOCKS = {"clock": "finetune", "clock-scratch": "scratch"}
-_ALL = (*parts(), *_CLOCKS)
+_ALL = (*parts(), *large_parts(), *_CLOCKS)
 _QUICK_MINUTES = 4.5
 
 
@@ -62,42 +63,73 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Study:
+    """A job and what is compared on it."""
+
+    setting: Setting
+    seeds: int
+    parts: dict[str, list[Case]]
+    folder: str
+    """For its table and pictures, below the results'."""
+
+    def store(self, results: Path, console: Console) -> tuple[Store, Path]:
+        """Its runs, and its material, which is made unless it is there."""
+        steps = self.setting.pretraining_steps
+        with console.status("texts and pretrained weights") as status:
+            material = make_material(
+                self.setting, results, on_step=lambda step: status.update(f"pretraining, step {step} of {steps}")
+            )
+        return Store(results / "runs", self.setting, Material.read(material).digests), material
+
+
+_QUICK = _Study(setting=QUICK, seeds=1, parts=quick_parts(), folder="quick")
+_SMALL = _Study(setting=FULL, seeds=SEEDS, parts=parts(), folder="")
+_LARGE = _Study(setting=LARGE, seeds=SEEDS, parts=large_parts(), folder="large")
+
+
 def _measure(options: argparse.Namespace, console: Console) -> int:
     clocks = [task for name, task in _CLOCKS.items() if name in (options.only or ())]
     if clocks:
         return _clocks(options, clocks, console)
-    setting, seeds = (QUICK, 1) if options.quick else (FULL, SEEDS)
-    minutes = _QUICK_MINUTES if options.quick and options.minutes is None else options.minutes
-    asked = quick_parts() if options.quick else parts()
-    if options.only:
-        asked = {name: cases for name, cases in asked.items() if name in options.only}
-    if not asked:
-        raise ValueError(f"--only {' '.join(options.only)}: --quick has only {', '.join(quick_parts())}.")
-    began = time.monotonic()
-    folder = options.results
-    with console.status("texts and pretrained weights") as status:
-        material = make_material(
-            setting,
-            folder,
-            on_step=lambda step: status.update(f"pretraining, step {step} of {setting.pretraining_steps}"),
-        )
-    store = Store(folder / "runs", setting, Material.read(material).digests)
     if options.penalty is not None:
-        facts = provenance(setting, seeds, "python -m benchmarks.loss")
-        table = penalty_table(make_rows(parts(), store, seeds), facts)
-        options.penalty.write_text(json.dumps(table, indent=1) + "\n")
-        console.print(f"{options.penalty} written: {len(table['base'])} pairs of period and outer step")
-        return 0
-    if minutes is not None:
-        minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
-    campaign = Campaign(store, material, console, seeds=seeds, minutes=minutes)
-    campaign.run(asked)
-    rows = make_rows(asked, store, seeds, campaign.left_out)
-    if not rows:
+        return _write_penalties(options, console)
+    began = time.monotonic()
+    studies = [
+        replace(study, parts=asked)
+        for study in ((_QUICK,) if options.quick else (_SMALL, _LARGE))
+        if (asked := {name: own for name, own in study.parts.items() if not options.only or name in options.only})
+    ]
+    if not studies:
+        raise ValueError(f"--only {' '.join(options.only)}: --quick has only {', '.join(quick_parts())}.")
+    results, complete = [], True
+    for study in studies:
+        store, material = study.store(options.results, console)
+        minutes = _QUICK_MINUTES if options.quick and options.minutes is None else options.minutes
+        if minutes is not None:
+            minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
+        campaign = Campaign(store, material, console, seeds=study.seeds, minutes=minutes)
+        campaign.run(study.parts)
+        complete = complete and campaign.complete
+        rows = make_rows(study.parts, store, study.seeds, campaign.left_out)
+        if rows:
+            results.append(_report(options, study, rows, store, console))
+    if not results:
         raise ValueError("there are no results yet: give it more --minutes.")
-    _report(options, setting, seeds, rows, store, console)
-    if not campaign.complete:
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    if not complete:
         console.print("the time was over before everything was run: the same command goes on from here")
+    return 0
+
+
+def _write_penalties(options: argparse.Namespace, console: Console) -> int:
+    rows = [
+        make_rows(study.parts, study.store(options.results, console)[0], study.seeds) for study in (_SMALL, _LARGE)
+    ]
+    table = penalty_table(*rows, provenance(FULL, SEEDS, "python -m benchmarks.loss"))
+    options.penalty.write_text(json.dumps(table, indent=1) + "\n")
+    console.print(f"{options.penalty} written: {len(table['base'])} pairs of period and outer step")
     return 0
 
 
@@ -115,12 +147,11 @@ def _clocks(options: argparse.Namespace, tasks: Sequence[str], console: Console)
     return 0
 
 
-def _report(
-    options: argparse.Namespace, setting: Setting, seeds: int, rows: Sequence[Row], store: Store, console: Console
-) -> None:
+def _report(options: argparse.Namespace, study: _Study, rows: Sequence[Row], store: Store, console: Console) -> dict:
+    """Prints, draws and writes a study's rows; returns what is in its results.json."""
     from benchmarks.loss.drawing import draw  # matplotlib is not needed before
 
-    folder = options.results / "quick" if options.quick else options.results
+    folder = options.results / study.folder
     folder.mkdir(parents=True, exist_ok=True)
     markdown = []
     for part in dict.fromkeys(row.part for row in rows):
@@ -132,17 +163,17 @@ def _report(
     if len(states) > 1:
         console.print(f"note: geo_accel's code changed between runs, {len(states)} states are mixed (see code by row)")
     results = {
-        "provenance": provenance(setting, seeds, "python -m benchmarks.loss" + (" --quick" if options.quick else "")),
+        "provenance": provenance(
+            study.setting, study.seeds, "python -m benchmarks.loss" + (" --quick" if options.quick else "")
+        ),
         "rows": [row.to_dict() for row in rows],
     }
-    text = json.dumps(results, indent=1) + "\n"
-    (folder / "results.json").write_text(text)
-    if options.json is not None:
-        options.json.write_text(text)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "table.md").write_text("\n".join(markdown))
-    pictures = draw(folder, rows, store, seeds)
+    pictures = draw(folder, rows, store, study.seeds)
     written = [folder / "results.json", folder / "table.md", *pictures]
     console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+    return results
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.loss.cases import Case
 from benchmarks.loss.order import remaining, wanted
-from benchmarks.loss.setting import RATES
 from benchmarks.loss.store import Run, RunFailed, Store
 from geo_accel.testing.launch import run_workers
 
@@ -66,7 +65,7 @@ class Campaign:
                 bars.stop_task(tasks[name])
 
     def _base(self, cases: Sequence[Case]) -> tuple[float, ...]:
-        return RATES[cases[0].group.task]
+        return cases[0].group.rates
 
     def _refused(self, case: Case) -> bool:
         return case.label in self.left_out

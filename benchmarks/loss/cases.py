@@ -4,6 +4,8 @@
 from dataclasses import dataclass, field
 from functools import partial
 
+from benchmarks.loss.setting import LARGE_RATES, RATES
+
 _TEXTS = {
     ("iid", 2): ("documentation",),
     ("own", 2): ("documentation", "packages"),
@@ -21,6 +23,8 @@ class Group:
     sites: int
     split: str
     """"iid": every site draws from all texts alike; "own": site i draws from text i only."""
+    large: bool = False
+    """The model and the job of `setting.LARGE`."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -28,8 +32,13 @@ class Group:
         return _TEXTS[self.split, self.sites]
 
     @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that every method is tried at."""
+        return LARGE_RATES if self.large else RATES[self.task]
+
+    @property
     def name(self) -> str:
-        return f"{self.task}-{self.sites}-{self.split}"
+        return f"{self.task}-{self.sites}-{self.split}" + ("-large" if self.large else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +151,13 @@ def parts() -> dict[str, list[Case]]:
         "four-iid": _four(Group(task="finetune", sites=4, split="iid")),
         "two-own": _two_own(Group(task="finetune", sites=2, split="own")),
     }
+
+
+def large_parts() -> dict[str, list[Case]]:
+    """With the large model: whether its outer steps are better where the small one's are."""
+    group = Group(task="finetune", sites=2, split="iid", large=True)
+    outer = [geo(group, 12, outer=pair) for pair in ((0.8, 0.6), (0.9, 0.3))]
+    return {"large": [ddp(group), geo(group, 12), *outer, geo(group, 4)]}
 
 
 def quick_parts() -> dict[str, list[Case]]:

@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 
 from benchmarks.loss.cases import Case
 from benchmarks.loss.order import all_rates, best_rate
-from benchmarks.loss.setting import RATES
 from benchmarks.loss.store import Run, Store
 
 
@@ -98,7 +97,7 @@ def make_rows(
 
 def losses_of(case: Case, store: Store, seeds: int) -> dict[int, float]:
     """Losses by seed at the case's best learning rate."""
-    rate = best_rate(case, all_rates(RATES[case.group.task]), store.loss)
+    rate = best_rate(case, all_rates(case.group.rates), store.loss)
     if rate is None:
         return {}
     found = {seed: store.loss(Run(case=case, rate=rate, seed=seed)) for seed in range(seeds)}
@@ -106,7 +105,7 @@ def losses_of(case: Case, store: Store, seeds: int) -> dict[int, float]:
 
 
 def _row(part: str, case: Case, store: Store, seeds: int, ddp: Mapping[int, float], remark: str) -> Row:
-    rates = all_rates(RATES[case.group.task])
+    rates = all_rates(case.group.rates)
     rate = best_rate(case, rates, store.loss)
     tried = [loss for one in rates if (loss := store.loss(Run(case=case, rate=one, seed=0))) is not None]
     losses = losses_of(case, store, seeds)
@@ -133,7 +132,7 @@ def curve(case: Case, store: Store, seeds: int, width: int = 10) -> list[tuple[i
 
     Steps too near to an end to have so many around them are left out.
     """
-    rate = best_rate(case, all_rates(RATES[case.group.task]), store.loss)
+    rate = best_rate(case, all_rates(case.group.rates), store.loss)
     found = [] if rate is None else [store.find(Run(case=case, rate=rate, seed=seed)) for seed in range(seeds)]
     runs = [one["losses"] for one in found if one is not None and "losses" in one and not one["diverged"]]
     if not runs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import geo_accel
 from benchmarks.demo.summary import machine
-from benchmarks.loss.setting import RATES, Setting
+from benchmarks.loss.setting import LARGE_RATES, RATES, Setting
 
 
 def provenance(setting: Setting, seeds: int, command: str) -> dict:
@@ -21,7 +21,7 @@ def provenance(setting: Setting, seeds: int, command: str) -> dict:
         "steps": setting.steps,
         "seeds": seeds,
         "setting": asdict(setting),
-        "learning_rates": {task: list(rates) for task, rates in RATES.items()},
+        "learning_rates": {**RATES, "large": LARGE_RATES},
     }
 
 

@@ -27,7 +27,8 @@ def title(row: Row) -> str:
     group = row.case.group
     task = {"finetune": "Fine-tuning", "scratch": "From random weights"}[group.task]
     split = {"iid": "every site draws from all text", "own": "each site its own kind of text"}[group.split]
-    return f"{row.part}: {task}, {group.sites} sites, {split} ({', '.join(group.texts)})"
+    size = "8.5 M parameters, " if group.large else ""
+    return f"{row.part}: {task}, {size}{group.sites} sites, {split} ({', '.join(group.texts)})"
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -36,6 +36,9 @@ class PenaltyTable:
     """By share kept, beside int8."""
     delays: Points
     """By delay over period, beside delay 1."""
+    large: dict[Outer, Points]
+    """What outer steps cost beside the mean with a model ten times as large, by period; they gain where it is
+    negative."""
 
     def expected(self, period: int, delay: int, averaging: Averaging, outer: Outer, sites: int) -> float:
         """The penalty of such a plan, as a share of the loss."""
@@ -49,13 +52,17 @@ class PenaltyTable:
         return penalty + (_at(delay / period, self.delays) if delay > 1 else 0.0)
 
     def best_outer(self, period: int, sites: int) -> Outer:
-        """The outer step with the smallest penalty at `period`; the mean unless another was clearly better nearby."""
+        """The outer step with the smallest penalty at `period`; the mean unless another was clearly better nearby.
+
+        Better with both models: what helps one may harm the other, and a plain mean harms none.
+        """
         nearest, best = self._nearest(sites), Outer()
         least = self.expected(period, 1, Averaging(codec="int8"), best, sites)
         for (count, outer), points in self.by_period.items():
             if count != nearest or outer == Outer():
                 continue
-            if min(abs(math.log(period / one)) for one, _ in points) <= math.log(_REACH):
+            nearby = _near(period, self.large.get(outer, ()))
+            if _near(period, points) and nearby and max(nearby) < 0:
                 penalty = self.expected(period, 1, Averaging(codec="int8"), outer, sites)
                 if penalty < least:
                     least, best = penalty, outer
@@ -63,6 +70,11 @@ class PenaltyTable:
 
     def _nearest(self, sites: int) -> int:
         return min({count for count, _ in self.by_period}, key=lambda count: (abs(math.log(count / sites)), count))
+
+
+def _near(period: int, points: Points) -> list[float]:
+    """The values that were measured within reach of `period`."""
+    return [value for one, value in points if abs(math.log(period / one)) <= math.log(_REACH)]
 
 
 @cache
@@ -75,12 +87,16 @@ def penalties() -> PenaltyTable:
         # Another step than the mean has to be better by more than chance.
         value = entry["penalty"] + (entry["spread"] or 0.0 if outer != Outer() else 0.0)
         by_period.setdefault((entry["sites"], outer), []).append((entry["period"], value))
+    large: dict[Outer, list[tuple[float, float]]] = {}
+    for entry in found["large"]:
+        large.setdefault(Outer(**entry["outer"]), []).append((entry["period"], entry["beside_mean"]))
     codecs = dict(found["codec"])
     return PenaltyTable(
         by_period={key: tuple(sorted(points)) for key, points in by_period.items()},
         topk=tuple(sorted((share, extra) for share, extra in codecs.pop("topk"))),
         codecs=codecs,
         delays=tuple(sorted((share, extra) for share, extra in found["delay"])),
+        large={outer: tuple(sorted(points)) for outer, points in large.items()},
     )
 
 

@@ -107,9 +107,11 @@ def measure_handling(
     copying = _least_time(lambda: _copy(masters, topology, pieces, values), masters.device)
     share = _share_lost(control, values) if masters.device.type == "cpu" else 0.0
     control.gather("measuring what sending costs", None)
-    sending = min(rounds.time_transfer(_TRIAL_BYTES)[1] for _ in range(_SENDINGS)) / _TRIAL_BYTES
+    # Every site sends to all others: what counts is a byte that leaves, whoever it goes to.
+    others = len(topology.sites) - 1
+    sending = min(rounds.time_transfer(_TRIAL_BYTES // others)[1] for _ in range(_SENDINGS)) / _TRIAL_BYTES
     # What sending a byte takes from computing: nothing where an accelerator computes.
-    lost = _lost_to_sending(control, rounds, share, sending) if masters.device.type == "cpu" else 0.0
+    lost = _lost_to_sending(control, rounds, others, share, sending) if masters.device.type == "cpu" else 0.0
     mine = {}
     for name in codecs:
         rule = _trial_rule(name, len(topology.sites))
@@ -154,7 +156,8 @@ def assemble(
 
 def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:
     """What the config states counts, what it leaves open was measured."""
-    return Link(
+    return replace(
+        link,
         latency_s=link.latency_s if latency_ms == "auto" else latency_ms * 1e-3,
         seconds_per_byte=link.seconds_per_byte if mbps == "auto" else 8e-6 / mbps,
     )
@@ -173,13 +176,16 @@ class _Loopback:
             room[: payload.numel()].copy_(payload)
 
 
-def _lost_to_sending(control: ControlPlane, rounds: Rounds, share: float, sending: float) -> float:
+def _lost_to_sending(control: ControlPlane, rounds: Rounds, others: int, share: float, sending: float) -> float:
     """Seconds that computing loses per byte that is sent and received: `share` of the process's own, `sending`,
     and what the kernel takes, which handles packets in whatever process it interrupts. Collective.
 
+    `others` is the number of sites that each sends to.
+
     Seen by how much computing slows down while bytes cross for real.
     """
-    speed = _TRIAL_BYTES / max(control.gather("timing a transfer", rounds.time_transfer(_TRIAL_BYTES)[0]))
+    each = _TRIAL_BYTES // others
+    speed = each / max(control.gather("timing a transfer", rounds.time_transfer(each)[0]))
     nbytes = max(1, int(speed * _CROSSING_S))
     seen = []
     for _ in range(_SENDINGS):
@@ -188,7 +194,7 @@ def _lost_to_sending(control: ControlPlane, rounds: Rounds, share: float, sendin
         control.gather("measuring what sending costs", None)
         crossing = rounds.begin_transfer(nbytes)
         busy = _burn(lambda crossing=crossing: not crossing.done())
-        seen.append(max(0.0, 1 - busy / quiet) * crossing.result()[0] / nbytes)
+        seen.append(max(0.0, 1 - busy / quiet) * crossing.result()[0] / (nbytes * others))
     # Over a slow link few bytes cross, and what is seen is mostly noise: it is believed within reason.
     return min(max(share * sending, median(seen)), _MOST_KERNEL * sending)
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.loss.cases import Group, ddp, geo, local_sgd, parts, quick_parts, sparse
+from benchmarks.loss.cases import Group, ddp, geo, large_parts, local_sgd, parts, quick_parts, sparse
 from benchmarks.loss.figures import make_rows
 from benchmarks.loss.order import best_rate, grid, remaining, wanted
 from benchmarks.loss.penalty import penalty_table
 from benchmarks.loss.results import save_result
-from benchmarks.loss.setting import FULL, RATES
+from benchmarks.loss.setting import FULL, LARGE, LARGE_RATES, RATES
 from benchmarks.loss.store import Run, Store
 from benchmarks.loss.tables import HEADINGS, cells, title
 from benchmarks.loss.texts import divide, without_repeats
@@ -171,7 +171,7 @@ class TestFigures:
         assert cells(row) == ("geo H=8 int8", f"{BASE[1]:g}", "2.0393", "0.1957", "+2.00%", "1.00%", "3", "1")
         assert cells(reference)[4] == "" and title(row).startswith("finetune: Fine-tuning, 2 sites")
 
-    def test_the_penalty_table_has_gaps_and_what_codecs_and_delays_add(self, store):
+    def test_the_penalty_table_has_gaps_and_what_codecs_and_delays_add(self, store, tmp_path):
         for case, factor in (
             (geo(GROUP, 8, "int4"), 1.05),
             (geo(GROUP, 8, "bf16"), 1.0),
@@ -180,8 +180,13 @@ class TestFigures:
             (geo(GROUP, 4, outer=(0.9, 0.3)), 1.015),
         ):
             finished(store, case, BASE[1], 0, 2.0 * factor)
-        table = penalty_table(make_rows(parts(), store, 3), {"date": "today"})
-        assert table["version"] == 1 and table["provenance"] == {"date": "today"}
+        group, other = Group(task="finetune", sites=2, split="iid", large=True), Store(tmp_path / "l", LARGE, DIGESTS)
+        for case, loss in ((ddp(group), 1.0), (geo(group, 12), 1.1), (geo(group, 12, outer=(0.8, 0.6)), 1.21)):
+            finished(other, case, LARGE_RATES[1], 0, loss)
+            finished(other, case, LARGE_RATES[1], 1, loss)
+        large = make_rows(large_parts(), other, 2)
+        table = penalty_table(make_rows(parts(), store, 3), large, {"date": "today"})
+        assert table["version"] == 2 and table["provenance"] == {"date": "today"}
         four, eight = table["base"]
         assert four["period"] == 4 and four["outer"] == {"lr": 0.9, "momentum": 0.3} and four["seeds"] == 1
         assert four["penalty"] == pytest.approx(0.015) and four["spread"] is None
@@ -191,10 +196,13 @@ class TestFigures:
         assert table["codec"]["int4"] == pytest.approx(0.03)
         assert table["codec"]["topk"] == [[0.01, pytest.approx(0.08)]]
         assert table["delay"] == [[1 / 8, 0], [0.5, pytest.approx(0.04)]]
+        (beside,) = table["large"]
+        assert beside["period"] == 12 and beside["outer"] == {"lr": 0.8, "momentum": 0.6} and beside["seeds"] == 2
+        assert beside["beside_mean"] == pytest.approx(0.1)
 
     def test_no_penalty_table_without_its_base(self, tmp_path):
         with pytest.raises(ValueError, match="--only finetune codecs"):
-            penalty_table(make_rows(parts(), Store(tmp_path, FULL, DIGESTS), 3), {})
+            penalty_table(make_rows(parts(), Store(tmp_path, FULL, DIGESTS), 3), [], {})
 
 
 class TestTexts:

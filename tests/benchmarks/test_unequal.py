@@ -32,11 +32,11 @@ def rows_of(step_s, slope):
 
 
 def test_time_to_target_is_that_to_the_baselines_loss():
-    slope = dict.fromkeys(METHODS, 0.01) | {"int8": 0.02, "int2": 0.001}
+    slope = dict.fromkeys(METHODS, 0.01) | {"int8": 0.02, "int4": 0.001}
     rows = rows_of(dict.fromkeys(METHODS, 1.0) | {"int8": 0.5}, slope)
     assert rows[BASELINE]["to_target_s"] == pytest.approx(200) and rows[BASELINE]["speedup"] == pytest.approx(1)
     assert rows["int8"]["speedup"] == pytest.approx(4)  # twice as steep, twice as fast
-    assert rows["int2"]["to_target_s"] is None and "never" in cells(rows["int2"])
+    assert rows["int4"]["to_target_s"] is None and "never" in cells(rows["int4"])
     assert rows["int8"]["sending_s"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert rows["int8"]["step_s"] == pytest.approx(1.0)  # the slowest site's
 

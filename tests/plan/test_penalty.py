@@ -1,4 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import replace
+
 import pytest
 
 from geo_accel.config import DENSE_CODECS
@@ -16,6 +18,7 @@ TABLE = PenaltyTable(
     codecs={"fp32": 0.0, "bf16": 0.0, "int8": 0.0, "int4": 0.004, "int2": 0.01},
     topk=((0.01, 0.1), (0.1, 0.02)),
     delays=((0.0, 0.0), (1.0, 0.01)),
+    large={FAST: ((12, -0.01), (32, 0.004))},
 )
 
 
@@ -49,6 +52,8 @@ def test_an_outer_step_is_taken_only_near_where_it_was_better():
     assert TABLE.best_outer(16, 2) == TABLE.best_outer(12, 2) == FAST
     assert TABLE.best_outer(4, 2) == Outer()  # it would be better there by the table, but nobody measured that
     assert TABLE.best_outer(64, 2) == Outer()
+    assert TABLE.best_outer(22, 2) == Outer()  # better with the small model, worse with the large one
+    assert replace(TABLE, large={}).best_outer(16, 2) == Outer()
     assert TABLE.best_outer(16, 4) == Outer()
 
 

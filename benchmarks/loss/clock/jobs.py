@@ -7,24 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from benchmarks.loss.order import all_rates, widened
-from benchmarks.loss.setting import Setting
-
-CLOCK = Setting(
-    layers=8,
-    width=296,
-    heads=8,
-    batch=6,
-    steps=200,
-    pretraining_steps=2000,
-    pretraining_batch=12,
-    pretraining_rate=1e-3,
-    evaluation_blocks=256,
-)
-"""As large as the demo's model, which a link of 100 Mbit/s makes ten times slower with DDP, but on bytes: on the little
-text that there is, a model of thousands of tokens is hardly pretrained, and what follows is no fine-tuning."""
+from benchmarks.loss.setting import LARGE, LARGE_RATES, Setting
 
 SITES, BANDWIDTH_MBPS = 2, 100.0
-RATES = (5e-4, 1e-3, 2e-3)
+CLOCK, RATES = LARGE, LARGE_RATES
 SEEDS = {"finetune": 3, "scratch": 1}
 FACTORS = (1.1, 1.2)
 """geo_accel gets more steps too, as times DDP's: it needs more to reach DDP's loss, and has the time for them."""
