@@ -16,6 +16,7 @@ PACKAGE = Path(geo_accel.version.__file__).parent
 LAYERS = {
     "version": 0,
     "config_rules": 1,
+    "config_parts": 1,
     "config_file": 1,
     "config": 1,
     "topology": 1,
