@@ -10,10 +10,11 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from geo_accel.config_file import BLOCK, find_block, read_file
-from geo_accel.config_parts import OUTER, OVERLAP, OuterConfig
+from geo_accel.config_parts import OUTER_ALLOWED, OVERLAP_ALLOWED, OuterConfig, read_outer, read_overlap
 from geo_accel.config_rules import (
     AUTO,
     ConfigError,
@@ -27,7 +28,6 @@ from geo_accel.config_rules import (
     shown,
     sizes,
     switch,
-    unknown_key,
     whole,
     word,
 )
@@ -46,6 +46,17 @@ ENVIRONMENT = ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB")
 
 _PER_SITE = ("link.interface", "sync.plan")
 """Settings that may differ between sites, left out of `fingerprint` and `differences`."""
+
+
+def _unknown(prefix: str, name: object, siblings: Iterable[str]) -> str:
+    """The line for a key that does not exist, with the nearest name beside it or, if clearly nearer, elsewhere."""
+    siblings = tuple(siblings)
+    near, likeness = nearest(name, siblings)
+    everywhere = {key.rpartition(".")[2]: key for key in (setting.key for setting in settings())}
+    far, far_likeness = nearest(name, everywhere)
+    elsewhere = far_likeness == 1 or (likeness < 0.6 and far_likeness > likeness + 0.1)
+    best = everywhere[far] if elsewhere else prefix + near
+    return f"{prefix}{plain(name)}: unknown key; the nearest is {best}; allowed here: {', '.join(siblings)}"
 
 
 def _setting(default: Any, rule: Rule, help: str) -> Any:
@@ -99,7 +110,7 @@ class SyncConfig:
     )
     outer: OuterConfig | str = _setting(
         AUTO,
-        OUTER,
+        Rule(allowed=OUTER_ALLOWED, read=partial(read_outer, unknown=_unknown)),
         help="the outer optimizer, applied to the averaged progress of all sites",
     )
 
@@ -124,7 +135,7 @@ class CompressionConfig:
     )
     overlap_weighting: bool | dict[str, float] | str = _setting(
         AUTO,
-        OVERLAP,
+        Rule(allowed=OVERLAP_ALLOWED, read=partial(read_overlap, unknown=_unknown)),
         help="weigh values by how many sites sent them: true makes it the mean over those that did; threshold and gain"
         " are those of OPWA (arXiv:2408.14736); dense codecs ignore it",
     )
@@ -290,16 +301,6 @@ def _read_section(kind: type, given: object, prefix: str, problems: list[str]) -
         else:
             setattr(section, name, spec.metadata["rule"].read(prefix + name, value, problems))
     return section
-
-
-def _unknown(prefix: str, name: object, siblings: Iterable[str]) -> str:
-    """The line for a key that does not exist, with the nearest name beside it or, if clearly nearer, elsewhere."""
-    siblings = tuple(siblings)
-    _, likeness = nearest(name, siblings)
-    everywhere = {key.rpartition(".")[2]: key for key in (setting.key for setting in settings())}
-    far, far_likeness = nearest(name, everywhere)
-    elsewhere = far_likeness == 1 or (likeness < 0.6 and far_likeness > likeness + 0.1)
-    return unknown_key(prefix, name, siblings, everywhere[far] if elsewhere else None)
 
 
 def _unknown_variables() -> list[str]:

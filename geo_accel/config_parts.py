@@ -1,11 +1,18 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Settings whose value may be a small mapping: the outer step, and overlap weighting."""
+"""Settings whose value may be a small mapping: the outer step, and overlap weighting.
 
-from collections.abc import Mapping
+Each has its allowed values in words and a reader as `config_rules.Rule` wants it, but for `unknown`: a key that does
+not exist may belong elsewhere in the block, and only the whole block knows that.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geo_accel.config_rules import AUTO, Rule, real_within, refusal, unknown_key
+from geo_accel.config_rules import AUTO, real_within, refusal
+
+Unknown = Callable[[str, object, Iterable[str]], str]
+"""`unknown(prefix, name, siblings)` words the refusal of the key `name`."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -27,10 +34,11 @@ class OuterConfig:
 
 
 _OUTER_PARTS = {"type": '"mean", "nesterov"', "lr": "a number > 0", "momentum": "a number >= 0 and < 1"}
-_OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
+OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
 
 
-def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | str:
+def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -> OuterConfig | str:
+    """`sync.outer`."""
     if isinstance(value, OuterConfig):
         value = value.to_dict()
     if isinstance(value, str):
@@ -38,7 +46,7 @@ def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | s
             return AUTO
         value = {"type": value} if value == "mean" else value
     if not isinstance(value, Mapping):
-        problems.append(refusal(key, value, _OUTER_ALLOWED))
+        problems.append(refusal(key, value, OUTER_ALLOWED))
         return AUTO
     kind = value.get("type")
     names = {"mean": ("type",), "nesterov": ("type", "lr", "momentum")}.get(kind if isinstance(kind, str) else "")
@@ -47,7 +55,7 @@ def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | s
         problems.append(refusal(f"{key}.type", kind, _OUTER_PARTS["type"]))
     for name in value:
         if name not in ("type", "lr", "momentum"):
-            problems.append(unknown_key(f"{key}.", name, names or ("type", "lr", "momentum")))
+            problems.append(unknown(f"{key}.", name, names or ("type", "lr", "momentum")))
         elif names and name not in names:
             problems.append(f'{key}.{name}: not used by type "{kind}"; remove it, or choose type "nesterov"')
     for name in names or ("type",):
@@ -62,19 +70,20 @@ def _read_outer(key: str, value: object, problems: list[str]) -> OuterConfig | s
     return OuterConfig(type="nesterov", **numbers) if len(problems) == before else AUTO
 
 
-_OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
+OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
 
 
-def _read_overlap(key: str, value: object, problems: list[str]) -> bool | dict[str, float] | str:
+def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown) -> bool | dict[str, float] | str:
+    """`compression.overlap_weighting`."""
     if not isinstance(value, Mapping):
         if isinstance(value, bool) or value == AUTO:
             return value
         hint = "without quotes" if isinstance(value, str) and value.lower() in ("true", "false") else ""
-        problems.append(refusal(key, value, _OVERLAP_ALLOWED, hint))
+        problems.append(refusal(key, value, OVERLAP_ALLOWED, hint))
         return AUTO
     parts = {"threshold": "a whole number >= 1", "gain": "a number >= 1"}
     before = len(problems)
-    problems += [unknown_key(f"{key}.", name, parts) for name in value if name not in parts]
+    problems += [unknown(f"{key}.", name, parts) for name in value if name not in parts]
     problems += [f"{key}.{name}: missing; allowed: {allowed}" for name, allowed in parts.items() if name not in value]
     if len(problems) > before:
         return AUTO
@@ -83,7 +92,3 @@ def _read_overlap(key: str, value: object, problems: list[str]) -> bool | dict[s
     if threshold is not None and threshold != int(threshold):
         problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
     return AUTO if len(problems) > before else {"threshold": int(threshold), "gain": gain}
-
-
-OUTER = Rule(allowed=_OUTER_ALLOWED, read=_read_outer)
-OVERLAP = Rule(allowed=_OVERLAP_ALLOWED, read=_read_overlap)

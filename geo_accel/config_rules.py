@@ -7,7 +7,7 @@ import math
 import numbers
 import os
 import reprlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 AUTO = "auto"
@@ -73,12 +73,6 @@ def nearest(word: object, names: Iterable[str]) -> tuple[str, float]:
     text = str(word).lower()[:100] if isinstance(word, str) else ""
     scored = ((name, difflib.SequenceMatcher(None, text, name.lower()).ratio()) for name in names)
     return max(scored, key=lambda pair: pair[1])
-
-
-def unknown_key(prefix: str, name: object, siblings: Collection[str], best: str | None = None) -> str:
-    """The line for a key that does not exist; `best` is what was probably meant, by default the nearest sibling."""
-    best = best or prefix + nearest(name, siblings)[0]
-    return f"{prefix}{plain(name)}: unknown key; the nearest is {best}; allowed here: {', '.join(siblings)}"
 
 
 def whole(*, at_least: int) -> Rule:

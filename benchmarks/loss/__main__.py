@@ -15,19 +15,19 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.loss.campaign import Campaign
-from benchmarks.loss.cases import Case, large_parts, parts, quick_parts
+from benchmarks.loss.cases import large_parts, parts, quick_parts
 from benchmarks.loss.figures import Row, make_rows
-from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.penalty import penalty_table
 from benchmarks.loss.provenance import provenance
-from benchmarks.loss.setting import FULL, LARGE, QUICK, SEEDS, Setting
+from benchmarks.loss.setting import FULL
 from benchmarks.loss.store import RunFailed, Store
+from benchmarks.loss.studies import LARGE_STUDY, QUICK_STUDY, SMALL_STUDY, Study
 from benchmarks.loss.tables import HEADINGS, cells, title
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import why_unavailable
@@ -63,31 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Study:
-    """A job and what is compared on it."""
-
-    setting: Setting
-    seeds: int
-    parts: dict[str, list[Case]]
-    folder: str
-    """For its table and pictures, below the results'."""
-
-    def store(self, results: Path, console: Console) -> tuple[Store, Path]:
-        """Its runs, and its material, which is made unless it is there."""
-        steps = self.setting.pretraining_steps
-        with console.status("texts and pretrained weights") as status:
-            material = make_material(
-                self.setting, results, on_step=lambda step: status.update(f"pretraining, step {step} of {steps}")
-            )
-        return Store(results / "runs", self.setting, Material.read(material).digests), material
-
-
-_QUICK = _Study(setting=QUICK, seeds=1, parts=quick_parts(), folder="quick")
-_SMALL = _Study(setting=FULL, seeds=SEEDS, parts=parts(), folder="")
-_LARGE = _Study(setting=LARGE, seeds=SEEDS, parts=large_parts(), folder="large")
-
-
 def _measure(options: argparse.Namespace, console: Console) -> int:
     clocks = [task for name, task in _CLOCKS.items() if name in (options.only or ())]
     if clocks:
@@ -97,7 +72,7 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
     began = time.monotonic()
     studies = [
         replace(study, parts=asked)
-        for study in ((_QUICK,) if options.quick else (_SMALL, _LARGE))
+        for study in ((QUICK_STUDY,) if options.quick else (SMALL_STUDY, LARGE_STUDY))
         if (asked := {name: own for name, own in study.parts.items() if not options.only or name in options.only})
     ]
     if not studies:
@@ -124,9 +99,10 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
 
 
 def _write_penalties(options: argparse.Namespace, console: Console) -> int:
-    rows = [
-        make_rows(study.parts, study.store(options.results, console)[0], study.seeds) for study in (_SMALL, _LARGE)
-    ]
+    rows = []
+    for study in (SMALL_STUDY, LARGE_STUDY):
+        store, _ = study.store(options.results, console)
+        rows.append(make_rows(study.parts, store, study.seeds))
     fewest = min((len(row.gaps) for own in rows for row in own if row.gaps), default=0)
     table = penalty_table(*rows, provenance(FULL, fewest, "python -m benchmarks.loss"))
     options.penalty.write_text(json.dumps(table, indent=1) + "\n")
@@ -148,7 +124,7 @@ def _clocks(options: argparse.Namespace, tasks: Sequence[str], console: Console)
     return 0
 
 
-def _report(options: argparse.Namespace, study: _Study, rows: Sequence[Row], store: Store, console: Console) -> dict:
+def _report(options: argparse.Namespace, study: Study, rows: Sequence[Row], store: Store, console: Console) -> dict:
     """Prints, draws and writes a study's rows; returns what is in its results.json."""
     from benchmarks.loss.drawing import draw  # matplotlib is not needed before
 

@@ -2,9 +2,10 @@
 """Model, batches, learning rate and evaluation, shared by pretraining and all methods."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
@@ -17,6 +18,34 @@ def fresh_model(setting: Setting, seed: int) -> GPT2LMHeadModel:
     logging.set_verbosity_error()  # GPT-2's own settings make it warn of themselves
     torch.manual_seed(seed)
     return GPT2LMHeadModel(GPT2Config(**setting.model_sizes()))
+
+
+def first_model(setting: Setting, seed: int, start: Mapping[str, torch.Tensor] | None) -> GPT2LMHeadModel:
+    """The model that a run begins with: the pretrained one, whose parameters by name are `start`, or a fresh one."""
+    model = fresh_model(setting, seed)
+    if start is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(start[name])
+    return model
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    tokens: torch.Tensor,
+    clip: float,
+) -> torch.Tensor:
+    """One step of this site, without a word to the others but for what `model` itself does; returns the loss."""
+    loss = model(input_ids=tokens, labels=tokens).loss
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    scheduler.step()
+    optimizer.zero_grad()
+    return loss.detach()
 
 
 def make_optimizer(model: nn.Module, setting: Setting, rate: float) -> torch.optim.AdamW:

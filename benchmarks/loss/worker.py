@@ -26,7 +26,7 @@ from benchmarks.loss.setting import Setting
 from benchmarks.loss.training import (
     Batches,
     evaluation_blocks,
-    fresh_model,
+    first_model,
     make_optimizer,
     make_scheduler,
     summed_loss,
@@ -71,11 +71,7 @@ def train(run: dict, material: Material, accelerator: Accelerator) -> dict:
     """One run; returns its losses and bytes. Raises ValueError where geo_accel refuses the settings."""
     setting = Setting(**run["setting"])
     sites, site = accelerator.num_processes, accelerator.process_index
-    bare = fresh_model(setting, run["seed"])
-    if run["task"] == "finetune":
-        with torch.no_grad():
-            for name, parameter in bare.named_parameters():
-                parameter.copy_(material.start[name])
+    bare = first_model(setting, run["seed"], material.start if run["task"] == "finetune" else None)
     kinds = tuple(run["kinds"])
     mine = (kinds[site],) if run["split"] == "own" else kinds
     batches = Batches(material.of("train", mine), setting, setting.batch, run["seed"], site)

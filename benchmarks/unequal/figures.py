@@ -72,5 +72,5 @@ def cells(row: dict) -> tuple[str, ...]:
         f"{row['loss']:.4f}",
         "never" if reached is None else f"{reached:.1f}",
         "" if reached is None else f"{row['speedup']:.2f} ×",
-        " ".join(f"{one:.2f}" for one in row["sending_s"]),
+        " ".join(f"{one:.3f}" for one in row["sending_s"]),
     )

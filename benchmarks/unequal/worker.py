@@ -22,10 +22,11 @@ from benchmarks.loss.setting import FULL
 from benchmarks.loss.training import (
     Batches,
     evaluation_blocks,
-    fresh_model,
+    first_model,
     make_optimizer,
     make_scheduler,
     summed_loss,
+    train_step,
 )
 from benchmarks.unequal.setting import GROUP, METHODS, RATE, SHARES
 from geo_accel import GeoSync
@@ -47,10 +48,7 @@ def main(material: Path, folder: Path, steps: int) -> None:
 def train(accelerator: Accelerator, material: Material, config: dict, steps: int) -> dict:
     """One run: step boundaries, the seconds it took, the averaged model's held-out loss, the last plan."""
     site, sites = accelerator.process_index, accelerator.num_processes
-    bare = fresh_model(FULL, seed=0)
-    with torch.no_grad():
-        for key, parameter in bare.named_parameters():
-            parameter.copy_(material.start[key])
+    bare = first_model(FULL, 0, material.start)
     raw = make_optimizer(bare, FULL, RATE)
     scheduler = make_scheduler(raw, FULL, steps)
     batches = Batches(material.of("train", (GROUP.texts[site],)), FULL, FULL.batch, 0, site)
@@ -59,30 +57,23 @@ def train(accelerator: Accelerator, material: Material, config: dict, steps: int
     accelerator.wait_for_everyone()
     boundaries = [time.perf_counter()]
     for _ in range(steps):
-        tokens = batches.next()
-        loss = model(input_ids=tokens, labels=tokens).loss
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), FULL.clip)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
+        train_step(accelerator, model, optimizer, scheduler, batches.next(), FULL.clip)
         geo.step()
         boundaries.append(time.perf_counter())
-    plan = geo.engine.plan
-    sending = sending_seconds(geo, plan, accelerator)
-    began = time.perf_counter()
     geo.flush()
-    flush_s = time.perf_counter() - began
+    ended = time.perf_counter()
+    plan, exposed_s = geo.engine.plan, geo.engine.exposed_s
     held_out = evaluation_blocks(material.of("held_out", GROUP.texts), FULL)[site::sites]
     total = torch.tensor([summed_loss(bare, held_out), float(len(held_out))], dtype=torch.float64)
     dist.all_reduce(total)
     record = {
         "boundaries": boundaries,
-        "whole_s": boundaries[-1] - boundaries[0] + flush_s,
+        "whole_s": ended - boundaries[0],
         "loss": (total[0] / total[1]).item(),
         "plan": json.loads(plan.to_json()) | {"rounds": None, "units": None, "words": str(plan.averaging)},
-        "sending_s": sending,
-        "exposed_s": geo.engine.exposed_s,
+        "exposed_s": exposed_s,
+        # Last, because its rounds change the model.
+        "sending_s": sending_seconds(geo, plan, accelerator),
     }
     geo.close()
     accelerator.free_memory()
@@ -96,7 +87,6 @@ def sending_seconds(geo: GeoSync, plan, accelerator: Accelerator) -> float:
     from geo_accel.plan.plan import Piece
 
     engine, interface, times = geo.engine, os.environ["GLOO_SOCKET_IFNAME"], []
-    engine.settle()
     pieces = tuple(Piece(unit) for unit in range(len(engine.units)))
     for _ in range(_ROUNDS):
         accelerator.wait_for_everyone()

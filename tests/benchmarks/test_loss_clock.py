@@ -9,9 +9,7 @@ from benchmarks.loss import material as material_module
 from benchmarks.loss.clock.course import HEADINGS, rows
 from benchmarks.loss.clock.figures import reach, step_s, summarise, targets, whole_s
 from benchmarks.loss.clock.jobs import (
-    CLOCK,
     FACTORS,
-    RATES,
     Job,
     best_rate,
     ddp,
@@ -23,13 +21,14 @@ from benchmarks.loss.clock.jobs import (
 )
 from benchmarks.loss.clock.running import Results as Folder
 from benchmarks.loss.material import Material, make_material
+from benchmarks.loss.setting import LARGE, LARGE_RATES
 from benchmarks.loss.texts import Text
 
 
 class Results:
     """Recordings of two sites, as `running.Results` keeps them; steps take 3 s with DDP, 0.3 s without the WAN."""
 
-    setting = CLOCK
+    setting = LARGE
 
     def __init__(self):
         self.made = {}
@@ -55,11 +54,11 @@ def results():
     results.add(ddp_clock())
     for number in range(6):
         results.add(floor(number))
-    for rate, worse in zip(RATES, (0.2, 0.0, 0.3), strict=True):
+    for rate, worse in zip(LARGE_RATES, (0.2, 0.0, 0.3), strict=True):
         results.add(ddp("finetune", rate, 0), 2.0 + worse)
         results.add(geo("finetune", rate, 0), 2.018 + worse)
-    results.add(geo("finetune", RATES[1], 0, 1.1), 2.01)
-    results.add(geo("finetune", RATES[1], 0, 1.2), 1.99)
+    results.add(geo("finetune", LARGE_RATES[1], 0, 1.1), 2.01)
+    results.add(geo("finetune", LARGE_RATES[1], 0, 1.2), 1.99)
     return results
 
 
@@ -70,22 +69,22 @@ def test_results_decide_about_further_jobs():
         if not missing:
             break
         made.append(missing[0])
-        results.add(missing[0], 2.0 + abs(missing[0].rate - RATES[1]))
-    best = RATES[1]
+        results.add(missing[0], 2.0 + abs(missing[0].rate - LARGE_RATES[1]))
+    best = LARGE_RATES[1]
     assert made[0] == ddp_clock()
-    assert made[1:7] == [make("finetune", rate, 0) for rate in RATES for make in (geo, ddp)]
+    assert made[1:7] == [make("finetune", rate, 0) for rate in LARGE_RATES for make in (geo, ddp)]
     assert made[7:9] == [geo("finetune", best, 0, factor) for factor in FACTORS]
     assert made[9:] == [ddp("finetune", best, 1), *(geo("finetune", best, 1, factor) for factor in (1.0, *FACTORS))]
 
 
 def test_where_one_does_best_at_an_end_both_try_further():
     results = Results()
-    for rate in RATES:
-        results.add(ddp("finetune", rate, 0), 2.0 + abs(rate - RATES[1]) * 1e3)
-        results.add(geo("finetune", rate, 0), 2.0 + abs(rate - RATES[2]) * 1e3)
+    for rate in LARGE_RATES:
+        results.add(ddp("finetune", rate, 0), 2.0 + abs(rate - LARGE_RATES[1]) * 1e3)
+        results.add(geo("finetune", rate, 0), 2.0 + abs(rate - LARGE_RATES[2]) * 1e3)
     jobs = trainings("finetune", results.loss, 1)
-    assert [job for job in jobs if job.rate == 2 * RATES[2]] == [
-        make("finetune", 2 * RATES[2], 0) for make in (geo, ddp)
+    assert [job for job in jobs if job.rate == 2 * LARGE_RATES[2]] == [
+        make("finetune", 2 * LARGE_RATES[2], 0) for make in (geo, ddp)
     ]
 
 
@@ -98,14 +97,14 @@ def test_a_floor_before_and_after_every_run_of_geo():
 def test_keys_differ_where_jobs_do():
     jobs = [ddp("finetune", 1e-3, 0), geo("finetune", 1e-3, 0), geo("scratch", 1e-3, 0), floor(0), floor(1)]
     jobs += [geo("finetune", 1e-3, 1), geo("finetune", 2e-3, 0), geo("finetune", 1e-3, 0, 1.1)]
-    assert len({job.key(CLOCK, {"texts": "t"}) for job in jobs}) == len(jobs)
-    assert jobs[0].key(CLOCK, {"texts": "t"}) != jobs[0].key(CLOCK, {"texts": "u"})
+    assert len({job.key(LARGE, {"texts": "t"}) for job in jobs}) == len(jobs)
+    assert jobs[0].key(LARGE, {"texts": "t"}) != jobs[0].key(LARGE, {"texts": "u"})
 
 
 def test_times(results):
-    job = geo("finetune", RATES[0], 0)
+    job = geo("finetune", LARGE_RATES[0], 0)
     assert step_s(results.find(job), job) == pytest.approx(0.32)
-    assert whole_s(results.find(job)) == pytest.approx(0.32 * CLOCK.steps + 2)
+    assert whole_s(results.find(job)) == pytest.approx(0.32 * LARGE.steps + 2)
 
 
 def test_the_slowest_site_counts(results):
@@ -124,8 +123,8 @@ def test_time_to_a_loss(losses, expected):
 
 def test_the_summary(results):
     summary = summarise("finetune", results, 1)
-    assert best_rate(ddp, "finetune", results.loss) == RATES[1]
-    assert summary["learning_rates"] == {"ddp": RATES[1], "geo": RATES[1]}
+    assert best_rate(ddp, "finetune", results.loss) == LARGE_RATES[1]
+    assert summary["learning_rates"] == {"ddp": LARGE_RATES[1], "geo": LARGE_RATES[1]}
     assert summary["gap"] == pytest.approx(0.009) and summary["gap_spread"] is None
     assert summary["efficiency"] == pytest.approx(0.30 / 0.32) and summary["ddp_step_s"] == pytest.approx(3.0)
     # Half way between 220 and 240 steps.
@@ -141,7 +140,7 @@ def test_the_summary(results):
 
 def test_what_is_not_reached_is_said(results):
     for factor in FACTORS:
-        results.add(geo("finetune", RATES[1], 0, factor), 2.005)
+        results.add(geo("finetune", LARGE_RATES[1], 0, factor), 2.005)
     summary = summarise("finetune", results, 1)
     assert summary["speedup"] is None
     assert targets(summary)[2][2:] == ("not reached", False)
@@ -168,7 +167,7 @@ def test_a_tiny_model_in_the_lab_and_on_loopback(tmp_path, monkeypatch):
     few = [f"The quick brown fox jumps over the lazy dog; number {number} of them is slow." for number in range(99)]
     monkeypatch.setattr(material_module, "load", lambda kind: Text(train=few, held_out=few[:9], earlier=few))
     tiny = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "batch": 2, "steps": 30, "evaluation_blocks": 8}
-    setting = replace(CLOCK, **tiny, pretraining_steps=3, pretraining_batch=2)
+    setting = replace(LARGE, **tiny, pretraining_steps=3, pretraining_batch=2)
     material = make_material(setting, tmp_path)
     results = Folder(tmp_path / "clock", setting, material, Material.read(material).digests)
     seen = []

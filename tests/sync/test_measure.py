@@ -1,14 +1,23 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What is measured of links with more than two sites, on a clock of the test's own."""
 
+from concurrent.futures import Future
+
 import pytest
+import torch
 
 from geo_accel.config import LinkConfig
-from geo_accel.sync.measure import measure_links
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.cost import bytes_per_value, exchange_for
+from geo_accel.sync import measure
+from geo_accel.sync.masters import PlainMasters
+from geo_accel.sync.measure import measure_handling, measure_links
 from geo_accel.topology import Site, Topology
+from geo_accel.units import find_units
 
 UP, DOWN = (1e6, 5e5, 2e5, 1e6), (1e7, 4e5, 1e7, 1e7)  # bytes per second
 RANKS = range(len(UP))
+SITES = tuple(Site(name=f"site{rank}", ranks=(rank,)) for rank in RANKS)
 
 
 class Rounds:
@@ -29,8 +38,7 @@ class Control:
 
 
 def links_of(**stated):
-    topology = Topology(sites=tuple(Site(name=f"site{rank}", ranks=(rank,)) for rank in RANKS), rank=0)
-    return dict(measure_links(Control(), Rounds(), topology, LinkConfig(**stated)))
+    return dict(measure_links(Control(), Rounds(), Topology(sites=SITES, rank=0), LinkConfig(**stated)))
 
 
 def test_both_directions_of_every_site_are_known():
@@ -47,3 +55,29 @@ def test_what_the_config_states_counts():
         assert link.seconds_per_byte == pytest.approx(1e-7) and link.down_seconds_per_byte is None
     for link in links_of(latency_ms=7.0).values():
         assert link.latency_s == pytest.approx(7e-3) and link.down_seconds_per_byte is not None
+
+
+def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
+    # 1 ms of processor per byte that leaves, beside which copying and encoding are nothing.
+    monkeypatch.setattr(measure, "_share_lost", lambda *_: 1.0)
+    monkeypatch.setattr(measure, "_for_a_while", lambda: 1.0)
+    monkeypatch.setattr(measure, "_burn", lambda going_on: 1.0)
+    topology = Topology(sites=SITES, rank=0)
+    masters = PlainMasters(find_units(torch.nn.Linear(64, 64)), topology)
+
+    class Costly(Rounds):
+        def __init__(self):
+            self.masters = masters
+
+        def time_transfer(self, nbytes, senders=None, receivers=None):
+            return super().time_transfer(nbytes)[0], 1e-3 * nbytes * (len(RANKS) - 1)
+
+        def begin_transfer(self, nbytes):
+            future = Future()
+            future.set_result(self.time_transfer(nbytes))
+            return future
+
+    handling = measure_handling(Control(), Costly(), topology, ["fp32", "int8"])
+    for name, found in handling.items():
+        rule = Averaging(codec=name, exchange=exchange_for(len(SITES)))
+        assert found.training_s == pytest.approx(1e-3 * bytes_per_value(rule), rel=0.02)

@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.loss.clock.drawing import draw
 from benchmarks.loss.clock.figures import summarise, targets
-from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, CLOCK, FACTORS, RATES, SEEDS, SITES, trainings, with_floors
+from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, FACTORS, SEEDS, SITES, trainings, with_floors
 from benchmarks.loss.clock.running import Results
 from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.provenance import provenance
+from benchmarks.loss.setting import LARGE, LARGE_RATES
 from benchmarks.tables import as_markdown, as_table
 
 HEADINGS = ("method", "rate", "steps", "loss", "seeds", "step s", "whole s")
@@ -28,9 +29,9 @@ def clock(task: str, folder: Path, console: Console, minutes: float | None) -> d
     until = None if minutes is None else time.monotonic() + 60 * minutes
     with console.status("texts, tokenizer and pretrained weights") as status:
         material = make_material(
-            CLOCK, folder, on_step=lambda step: status.update(f"pretraining, step {step} of {CLOCK.pretraining_steps}")
+            LARGE, folder, on_step=lambda step: status.update(f"pretraining, step {step} of {LARGE.pretraining_steps}")
         )
-    results = Results(folder / "clock", CLOCK, material, Material.read(material).digests)
+    results = Results(folder / "clock", LARGE, material, Material.read(material).digests)
     complete = _run(task, results, console, lambda: until is not None and time.monotonic() > until)
     summary = summarise(task, results, SEEDS[task])
     summary |= {
@@ -39,9 +40,9 @@ def clock(task: str, folder: Path, console: Console, minutes: float | None) -> d
             "sites": SITES,
             "bandwidth_mbps": BANDWIDTH_MBPS,
             "step_factors": list(FACTORS),
-            "learning_rates_base": list(RATES),
+            "learning_rates_base": list(LARGE_RATES),
         },
-        "provenance": provenance(CLOCK, SEEDS[task], f"python -m benchmarks.loss --only clock{_suffix(task)}"),
+        "provenance": provenance(LARGE, SEEDS[task], f"python -m benchmarks.loss --only clock{_suffix(task)}"),
     }
     body = rows(summary)
     name = f"clock{_suffix(task)}"
@@ -81,7 +82,7 @@ def _run(task: str, results: Results, console: Console, over: Callable[[], bool]
 
 def rows(summary: dict) -> list[tuple[str, ...]]:
     """The table's: DDP, and geo_accel with as many and with more steps."""
-    runs, steps = summary["runs"], CLOCK.steps
+    runs, steps = summary["runs"], LARGE.steps
     ddp_s = summary["ddp_step_s"]
     result = [
         (

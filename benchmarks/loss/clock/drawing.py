@@ -48,7 +48,7 @@ def draw(path: Path, task: str, summary: dict, results: Results) -> bool:
         axes.set_xlabel("seconds since the first step (logarithmic)")
         axes.set_ylabel("loss, nats per token")
         axes.set_title(
-            f"{_TITLES[task]} GPT-2 of 8.4 M parameters on {SITES} sites at {BANDWIDTH_MBPS:g} Mbit/s\n"
+            f"{_TITLES[task]} GPT-2 of 8.5 M parameters on {SITES} sites at {BANDWIDTH_MBPS:g} Mbit/s\n"
             "lines: training loss; dots: held-out loss of the averaged model; dotted: DDP's"
         )
         axes.grid(alpha=0.25, which="both")

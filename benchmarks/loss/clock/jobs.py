@@ -10,7 +10,6 @@ from benchmarks.loss.order import all_rates, widened
 from benchmarks.loss.setting import LARGE, LARGE_RATES, Setting
 
 SITES, BANDWIDTH_MBPS = 2, 100.0
-CLOCK, RATES = LARGE, LARGE_RATES
 SEEDS = {"finetune": 3, "scratch": 1}
 FACTORS = (1.1, 1.2)
 """geo_accel gets more steps too, as times DDP's: it needs more to reach DDP's loss, and has the time for them."""
@@ -64,32 +63,33 @@ Loss = Callable[[Job], float | None]
 
 def ddp(task: str, rate: float, seed: int) -> Job:
     """DDP's loss."""
-    return Job(method="ddp", place="loopback", task=task, rate=rate, seed=seed, steps=CLOCK.steps)
+    return Job(method="ddp", place="loopback", task=task, rate=rate, seed=seed, steps=LARGE.steps)
 
 
 def ddp_clock() -> Job:
     """DDP's step time, which no task changes."""
-    return Job(method="ddp", place="lab", task="scratch", rate=RATES[0], seed=0, steps=_DDP_STEPS)
+    return Job(method="ddp", place="lab", task="scratch", rate=LARGE_RATES[0], seed=0, steps=_DDP_STEPS)
 
 
 def geo(task: str, rate: float, seed: int, factor: float = 1.0) -> Job:
     """geo_accel with `factor` times DDP's steps."""
-    return Job(method="geo", place="lab", task=task, rate=rate, seed=seed, steps=round(factor * CLOCK.steps))
+    return Job(method="geo", place="lab", task=task, rate=rate, seed=seed, steps=round(factor * LARGE.steps))
 
 
 def floor(number: int) -> Job:
     """Training without any communication."""
-    return Job(method="none", place="lab", task="scratch", rate=RATES[0], seed=0, steps=_FLOOR_STEPS, number=number)
+    rate, steps = LARGE_RATES[0], _FLOOR_STEPS
+    return Job(method="none", place="lab", task="scratch", rate=rate, seed=0, steps=steps, number=number)
 
 
 def rates(task: str, loss: Loss) -> tuple[float, ...]:
-    """The learning rates for both methods: `RATES`, wider where either does best at an end."""
-    return widened(RATES, ([loss(make(task, rate, 0)) for rate in RATES] for make in (ddp, geo)))
+    """The learning rates for both methods: `LARGE_RATES`, wider where either does best at an end."""
+    return widened(LARGE_RATES, ([loss(make(task, rate, 0)) for rate in LARGE_RATES] for make in (ddp, geo)))
 
 
 def best_rate(make: Callable[..., Job], task: str, loss: Loss) -> float | None:
     """The best learning rate of `ddp` or `geo` so far; None without any result."""
-    found = {rate: loss(make(task, rate, 0)) for rate in all_rates(RATES)}
+    found = {rate: loss(make(task, rate, 0)) for rate in all_rates(LARGE_RATES)}
     known = {rate: value for rate, value in found.items() if value is not None}
     return min(known, key=known.__getitem__) if known else None
 
@@ -97,7 +97,7 @@ def best_rate(make: Callable[..., Job], task: str, loss: Loss) -> float | None:
 def trainings(task: str, loss: Loss, seeds: int) -> list[Job]:
     """The jobs of a task that are known so far, in order, floors left out: results decide about further ones."""
     jobs = [ddp_clock()]
-    for rate in sorted(rates(task, loss), key=lambda rate: (rate not in RATES, rate)):
+    for rate in sorted(rates(task, loss), key=lambda rate: (rate not in LARGE_RATES, rate)):
         jobs += [geo(task, rate, 0), ddp(task, rate, 0)]
     if any(loss(job) is None for job in jobs if job != ddp_clock()):
         return jobs

@@ -19,10 +19,11 @@ from benchmarks.loss.setting import Setting
 from benchmarks.loss.training import (
     Batches,
     evaluation_blocks,
-    fresh_model,
+    first_model,
     make_optimizer,
     make_scheduler,
     summed_loss,
+    train_step,
 )
 from geo_accel import GeoSync
 
@@ -47,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(job: Job, setting: Setting, material: Material, accelerator: Accelerator) -> dict:
     """The demo's recording, and `ended`: `perf_counter` after the last average, when the model is there."""
-    bare = fresh_model(setting, job.seed)
-    if job.task == "finetune":
-        with torch.no_grad():
-            for name, parameter in bare.named_parameters():
-                parameter.copy_(material.start[name])
+    bare = first_model(setting, job.seed, material.start if job.task == "finetune" else None)
     batches = Batches(material.of("train", _TEXT), setting, setting.batch, job.seed, accelerator.process_index)
     raw = make_optimizer(bare, setting, job.rate)
     scheduler = make_scheduler(raw, setting, job.steps)
@@ -65,13 +62,7 @@ def train(job: Job, setting: Setting, material: Material, accelerator: Accelerat
     recording.mark()
     with sync as geo:
         for step in range(job.steps):
-            tokens = batches.next()
-            loss = model(input_ids=tokens, labels=tokens).loss
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), setting.clip)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
+            loss = train_step(accelerator, model, optimizer, scheduler, batches.next(), setting.clip)
             if geo is not None:
                 geo.step()
             recording.mark()
