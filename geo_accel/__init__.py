@@ -9,6 +9,7 @@ from geo_accel.version import __version__
 # Loaded on first use, so that the command and the planner start without torch.
 _LAZY = {
     "GeoSync": "geo_accel.integrations.accelerate",
+    "keep_deepspeed_in_site": "geo_accel.integrations.deepspeed",
     "plug_into": "geo_accel.integrations.trainer",
     "shard_in_site": "geo_accel.integrations.data",
     "SiteLostError": "geo_accel.transport.errors",

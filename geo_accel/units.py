@@ -2,7 +2,7 @@
 """A model's units: what is synchronised together, in backward order."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,12 @@ class Unit:
 
     @property
     def numel(self) -> int:
-        return sum(parameter.numel() for _, parameter in self.parameters)
+        return sum(numel(parameter) for _, parameter in self.parameters)
+
+
+def numel(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, of which ZeRO-3 leaves nothing in place and tells the size in `ds_numel`."""
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def find_units(model: nn.Module) -> list[Unit]:
@@ -83,10 +88,11 @@ def averaged_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def checksums(units: Sequence[Unit]) -> dict[str, int]:
     """CRC-32 of each unit's parameter bytes, to find units that differ between sites."""
-    return {unit.name: _crc(parameter.detach() for _, parameter in unit.parameters) for unit in units}
+    return {unit.name: checksum(parameter.detach() for _, parameter in unit.parameters) for unit in units}
 
 
-def _crc(tensors: Iterator[torch.Tensor]) -> int:
+def checksum(tensors: Iterable[torch.Tensor]) -> int:
+    """CRC-32 of the tensors' bytes, one after the other."""
     value = 0
     for tensor in tensors:
         flat = tensor.cpu().contiguous().view(-1).view(torch.uint8)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from geo_accel.integrations.data import sample_order_is_agreed
-from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
+from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, keep_gradients_in_site
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.transport.errors import SiteLostError
@@ -30,12 +30,15 @@ class GeoSync:
                 with accelerator.accumulate(model):
                     ...
                 geo.step()
+
+    With DeepSpeed, call `keep_deepspeed_in_site` before the model is prepared; a model of `deepspeed.initialize` needs
+    no accelerator, and `model.save_checkpoint` and `load_checkpoint` include the sync state.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        model: nn.Module,
+        accelerator: Accelerator | None = None,
+        model: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         config: ConfigSource = None,
         enabled: bool = True,
@@ -48,9 +51,27 @@ class GeoSync:
         self._accelerator = accelerator
         self._model = model
         self._optimizer = optimizer
-        self._session: Session | None = connect(config) if enabled else None
+        self._deepspeed = is_deepspeed(model)
+        if model is None or (accelerator is None and not self._deepspeed):
+            raise ValueError(
+                "GeoSync needs accelerator= and model=; with a model of deepspeed.initialize, model= alone."
+            )
         self.engine: Engine | None = None
         """None where there is nothing to synchronise."""
+        self._session: Session | None = None
+        self._hooks: list = []
+        if not enabled:
+            return
+        if self._deepspeed:
+            from geo_accel.integrations.deepspeed import keep_deepspeed_in_site, make_engine
+
+            self._session = keep_deepspeed_in_site(config)
+            if self._session is not None:
+                self.engine = make_engine(model, self._session)
+                self._steps = model.global_steps
+                self._share_sample_order()
+            return
+        self._session = connect(config)
         if self._session is not None:
             if self._session.config.sync.optimizer_in_backward:
                 self._refuse_what_needs_all_gradients()
@@ -60,8 +81,7 @@ class GeoSync:
                 is_last_micro_batch=lambda: accelerator.sync_gradients,
             )
             keep_gradients_in_site(model, self._session)
-            for loader in accelerator._dataloaders:
-                sample_order_is_agreed(loader)
+            self._share_sample_order()
             self._join_checkpoints()
 
     def __enter__(self) -> "GeoSync":
@@ -77,8 +97,19 @@ class GeoSync:
 
     def step(self) -> None:
         """Marks the end of an iteration; does nothing inside gradient accumulation."""
-        if self.engine is not None and self._accelerator.sync_gradients:
+        if self.engine is not None and self._stepped():
             self._surviving(self.engine.step)
+
+    def _stepped(self) -> bool:
+        """Whether this iteration was the last of an accumulation. DeepSpeed counts, skipped steps included."""
+        if not self._deepspeed:
+            return self._accelerator.sync_gradients
+        before, self._steps = self._steps, self._model.global_steps
+        return self._steps > before
+
+    def _share_sample_order(self) -> None:
+        for loader in self._accelerator._dataloaders if self._accelerator is not None else ():
+            sample_order_is_agreed(loader)
 
     def flush(self) -> None:
         """One exact average over all sites; call it before evaluating. Collective."""
@@ -94,11 +125,15 @@ class GeoSync:
         return self.engine.summary() if self.engine is not None else None
 
     def close(self) -> None:
-        """Gives the accelerator its own methods back and ends the background thread. Does not flush."""
+        """Gives accelerator and model their own methods back and ends the background thread. Does not flush."""
         for hook in self._hooks:
             hook.remove()
-        for name in ("load_state", "clip_grad_norm_", "clip_grad_value_"):
-            vars(self._accelerator).pop(name, None)
+        for owner, names in (
+            (self._accelerator, ("load_state", "clip_grad_norm_", "clip_grad_value_")),
+            (self._model if self._deepspeed else None, ("save_checkpoint", "load_checkpoint")),
+        ):
+            for name in names if owner is not None else ():
+                vars(owner).pop(name, None)
         self.engine.close()
 
     def _refuse_what_needs_all_gradients(self) -> None:
@@ -162,8 +197,13 @@ class GeoSync:
         try:
             action()
         except SiteLostError as error:
-            folder = Path(self._accelerator.project_dir or ".") / f"survivor-{self._session.topology.site.name}"
-            if self._session.writes_site and self._session.topology.local_index == 0:
+            project = self._accelerator.project_dir if self._accelerator is not None else None
+            folder = Path(project or ".") / f"survivor-{self._session.topology.site.name}"
+            if self._deepspeed:
+                from geo_accel.integrations.deepspeed import save_alone
+
+                save_alone(self._model, folder)
+            elif self._session.writes_site and self._session.topology.local_index == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 model = self._accelerator.unwrap_model(self._model)
                 torch.save(model.state_dict(), folder / "model.pt")

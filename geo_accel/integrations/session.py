@@ -122,9 +122,9 @@ def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
     wrapper = getattr(model, "_orig_mod", model)
     if not isinstance(wrapper, DistributedDataParallel):
         name = type(wrapper).__name__
-        if any(word in name for word in ("FullyShardedDataParallel", "FSDP", "DeepSpeedEngine")):
+        if any(word in name for word in ("FullyShardedDataParallel", "FSDP")):
             raise ValueError(
-                f"{name} is not supported by this version of geo_accel: use plain data parallelism (DDP)."
+                f"{name} is not supported by this version of geo_accel: use plain data parallelism (DDP) or DeepSpeed."
             )
         if len(session.topology.site.ranks) > 1:
             raise ValueError(
@@ -157,6 +157,11 @@ def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
     )
     if len(session.topology.site.ranks) == 1:
         wrapper.require_backward_grad_sync = False
+
+
+def is_deepspeed(model: nn.Module | None) -> bool:
+    """Whether `model` is a DeepSpeed engine; DeepSpeed is not imported for that."""
+    return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 
 
 def announce(engine: Engine, plan: Plan) -> None:

@@ -36,11 +36,16 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
     """
     if data not in ("shared", "private"):
         raise ValueError(f'data = {data!r}: allowed are "shared" and "private".')
-    session = connect(config)
+    if trainer.is_deepspeed_enabled:
+        from geo_accel.integrations.deepspeed import keep_deepspeed_in_site
+
+        session = keep_deepspeed_in_site(config)
+    else:
+        session = connect(config)
     if session is None:
         return None
-    # Here, because DDP will copy rank 0's weights to everyone when training begins.
-    if trainer.model is not None:
+    # Here, because DDP will copy rank 0's weights to everyone when training begins; DeepSpeed copies inside the site.
+    if trainer.model is not None and not trainer.is_deepspeed_enabled:
         require_same(session.control, session.topology, session.config, find_units(trainer.model), {})
     args = trainer.args
     if args.average_tokens_across_devices:
@@ -84,6 +89,14 @@ class GeoCallback(TrainerCallback):
                 "sync.optimizer_in_backward: gradients cannot be clipped or scaled, they are used up inside backward; "
                 "set max_grad_norm to 0 and use no fp16, or set it to false."
             )
+        sample_order_is_agreed(train_dataloader)
+        if trainer.is_deepspeed_enabled:
+            from geo_accel.integrations.deepspeed import make_engine
+
+            self.engine = make_engine(trainer.model_wrapped, session, max_steps=state.max_steps)
+            if self._resume_from:
+                trainer.model_wrapped.load_checkpoint(self._resume_from)
+            return
         self.engine = session.engine(
             trainer.model,
             optimizer=trainer.optimizer,
@@ -91,7 +104,6 @@ class GeoCallback(TrainerCallback):
             max_steps=state.max_steps,
         )
         keep_gradients_in_site(trainer.model_wrapped, session)
-        sample_order_is_agreed(train_dataloader)
         if self._resume_from:
             site_state = checkpoint.load(self.engine, self._resume_from)
             if site_state is None:
@@ -110,6 +122,8 @@ class GeoCallback(TrainerCallback):
         self._flush_before(control)
 
     def on_save(self, args, state, control, **kwargs) -> None:
+        if self._trainer.is_deepspeed_enabled:
+            return  # its own checkpoint holds the sync state
         folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
         site_state = {name: part.state_dict() for name, part in self._stateful().items()}
         checkpoint.save(self.engine, folder, site_state, self._session.writes_site)
@@ -174,7 +188,12 @@ class GeoCallback(TrainerCallback):
     def _save_survivor(self) -> str:
         trainer, site = self._trainer, self._session.topology.site.name
         folder = Path(trainer.args.output_dir) / f"survivor-{site}" / f"checkpoint-{trainer.state.global_step}"
-        if self._session.writes_site and self._session.topology.local_index == 0:
+        if trainer.is_deepspeed_enabled:
+            from geo_accel.integrations.deepspeed import save_alone
+
+            save_alone(trainer.model_wrapped, folder)
+            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        elif self._session.writes_site and self._session.topology.local_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             if isinstance(trainer.model, PreTrainedModel) or hasattr(trainer.model, "save_pretrained"):
                 trainer.model.save_pretrained(folder)

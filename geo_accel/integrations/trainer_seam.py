@@ -1,9 +1,10 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The one private seam into Trainer: collectives of its training loop that have no switch.
 
-Trainer averages the logged loss and adds up FLOP counts over all ranks whenever it logs, by two functions that
-`transformers.trainer` imports by name. They are replaced while a plugged trainer trains. Tested against the version
-that `constraints.txt` pins; a version without them is refused.
+Trainer averages the logged loss and adds up FLOP counts over all ranks whenever it logs, and loads DeepSpeed's
+checkpoints from one place for all sites, by functions that `transformers.trainer` imports by name. They are replaced
+while a plugged trainer trains. Tested against the version that `constraints.txt` pins; a version without them is
+refused.
 """
 
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ import torch.distributed as dist
 import transformers
 from transformers import trainer as trainer_module
 
-NAMES = ("nested_gather", "distributed_broadcast_scalars")
+NAMES = ("nested_gather", "distributed_broadcast_scalars", "deepspeed_load_checkpoint")
 
 
 @contextmanager
 def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
     """Inside the block Trainer's logs gather over `group` only: each site logs its own training loss.
+
+    DeepSpeed's checkpoints are not loaded by Trainer, but by the callback when training begins, each site its own.
 
     Raises ValueError where this version of transformers has no such functions.
     """
@@ -44,7 +47,11 @@ def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
     ) -> torch.Tensor:
         return gather(torch.tensor(scalars, device=device))
 
-    replacements = {"nested_gather": nested_gather, "distributed_broadcast_scalars": distributed_broadcast_scalars}
+    def deepspeed_load_checkpoint(*args: object, **kwargs: object) -> None:
+        pass
+
+    functions = (nested_gather, distributed_broadcast_scalars, deepspeed_load_checkpoint)
+    replacements = dict(zip(NAMES, functions, strict=True))
     originals = {name: getattr(trainer_module, name) for name in NAMES}
     for name in NAMES:
         setattr(trainer_module, name, replacements[name])

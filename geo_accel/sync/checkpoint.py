@@ -18,7 +18,6 @@ from geo_accel.plan.plan import Plan
 from geo_accel.profile.document import write_whole
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.engine import Engine
-from geo_accel.units import checksums
 
 FOLDER = "geo_accel"
 VERSION = 2
@@ -42,7 +41,7 @@ def save(engine: Engine, folder: str | os.PathLike, site_state: Mapping[str, Any
         "profile": json.loads(engine.profile.to_json()) if engine.profile else None,
         "config": engine.config.fingerprint(),
         "sites": [[site.name, list(site.ranks)] for site in engine.topology.sites],
-        "weights": checksums(engine.units),
+        "weights": engine.masters.checksums(),
         "outer": None,
         "site_state": f"{engine.topology.site.name}.step-{engine.step_count}.pt",
     }
@@ -109,7 +108,7 @@ def _read(engine: Engine, target: Path) -> tuple[dict | None, str | None]:
     missing = [name for name in (record["site_state"], record["outer"]) if name and not (target / name).exists()]
     if missing:
         return None, f"{missing[0]} is missing; was the checkpoint copied whole?"
-    weights = checksums(engine.units)
+    weights = engine.masters.checksums()
     changed = [name for name in weights if record["weights"].get(name) != weights[name]]
     if changed:
         return (

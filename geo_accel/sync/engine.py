@@ -7,7 +7,7 @@ talks to the other sites, in that order.
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
@@ -24,13 +24,14 @@ from geo_accel.profile.profile import Profile
 from geo_accel.profile.trace import Trace
 from geo_accel.sync.backward import BackwardHooks
 from geo_accel.sync.handshake import require_same
-from geo_accel.sync.masters import PlainMasters
+from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
 from geo_accel.sync.rounds import Round, Rounds
+from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.store import ControlPlane
-from geo_accel.units import averaged_buffers, find_units
+from geo_accel.units import Unit, averaged_buffers, find_units
 
 logger = logging.getLogger("geo_accel")
 
@@ -55,10 +56,12 @@ class Engine:
         *,
         optimizer: torch.optim.Optimizer | None = None,
         is_last_micro_batch: Callable[[], bool] = lambda: True,
+        masters: Callable[[Sequence[Unit], Topology], Masters] = PlainMasters,
         **facts: object,
     ) -> None:
         """`model` is the bare model, not its DDP wrapper. `facts` must be the same everywhere, like the config.
 
+        `masters` makes what rounds act on; by default the model's own parameters.
         `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward" only;
         `is_last_micro_batch` says during backward whether the optimizer's step follows it.
 
@@ -68,13 +71,13 @@ class Engine:
         self.topology = transport.topology
         self.config = config
         self.units = find_units(model)
-        require_same(control, self.topology, config, self.units, facts)
+        self.masters = masters(self.units, self.topology)
+        require_same(control, self.topology, config, self.units, facts, self.masters)
         self._model = model
         self._transport = transport
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
-        masters = PlainMasters(self.units, self.topology)
-        self._rounds = Rounds(masters, transport, self._trace)
+        self._rounds = Rounds(self.masters, transport, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
         self._is_last_micro_batch = is_last_micro_batch
@@ -333,7 +336,7 @@ class Engine:
     def _flush_sets(self) -> list[tuple[Piece, ...]]:
         sets: list[list[Piece]] = [[]]
         used = 0
-        for unit, (_, length) in enumerate(self._rounds.masters.carried):
+        for unit, (_, length) in enumerate(self.masters.carried):
             parts = max(1, -(-length // FLUSH_ELEMENTS))
             for part in range(parts):
                 if sets[-1] and used + length // parts > FLUSH_ELEMENTS:

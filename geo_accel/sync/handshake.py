@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 
 from geo_accel.config import GeoConfig, differences
+from geo_accel.sync.masters import Masters
 from geo_accel.topology import Topology
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit, checksums
@@ -11,12 +12,17 @@ from geo_accel.version import __version__
 
 
 def require_same(
-    control: ControlPlane, topology: Topology, config: GeoConfig, units: Sequence[Unit], facts: Mapping[str, object]
+    control: ControlPlane,
+    topology: Topology,
+    config: GeoConfig,
+    units: Sequence[Unit],
+    facts: Mapping[str, object],
+    masters: Masters | None = None,
 ) -> None:
     """Raises ValueError, with the same text on every rank, naming the sites and what differs between them.
 
     Compares version, config, units, initial weights (by checksum) and `facts` (anything a caller wants equal, by
-    name, such as the number of steps).
+    name, such as the number of steps). The weights are those of `masters`, by default the units' parameters.
     """
     answers = control.gather(
         "comparing configs and weights",
@@ -24,16 +30,18 @@ def require_same(
             "geo_accel version": __version__,
             "config": config.to_dict(),
             "units": [[unit.name, unit.numel] for unit in units],
-            "weights": checksums(units),
+            "weights": masters.checksums() if masters is not None else checksums(units),
             "facts": dict(facts),
         },
     )
-    first = answers[0]
+    replicated = masters is None or masters.replicated
     for rank, answer in enumerate(answers[1:], start=1):
-        problem = _difference(first, answer)
+        # Ranks that hold a share each are like their peers, not like one another.
+        first = 0 if replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
+        problem = _difference(answers[first], answer)
         if problem:
             raise ValueError(
-                f"{_place(topology, 0)} and {_place(topology, rank)} differ before the first step: {problem}"
+                f"{_place(topology, first)} and {_place(topology, rank)} differ before the first step: {problem}"
             )
 
 

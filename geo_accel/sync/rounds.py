@@ -15,7 +15,7 @@ import torch
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece
 from geo_accel.profile.trace import Trace
-from geo_accel.sync.masters import PlainMasters, add, assign, gather
+from geo_accel.sync.masters import Masters, Selection
 from geo_accel.sync.outer import OuterStep
 from geo_accel.sync.staging import Staging
 from geo_accel.transport.errors import DamagedPayloadError
@@ -30,20 +30,19 @@ RESIDUAL_DECAY = 0.95
 class Round:
     """A round in flight."""
 
-    pieces: tuple[Piece, ...]
     due: int
     """The step boundary at which it is applied."""
     replaces: bool
     """Whether the weights stand as in the snapshot and nothing is left unsaid, so that applying is setting."""
     future: Future
-    names: str
+    selection: Selection
     host: torch.Tensor | None = field(default=None, repr=False)
 
 
 class Rounds:
     """Starts and applies rounds over one rank's carried vector, and owns its anchor, velocity and residual."""
 
-    def __init__(self, masters: PlainMasters, transport: GlooTransport, trace: Trace) -> None:
+    def __init__(self, masters: Masters, transport: GlooTransport, trace: Trace) -> None:
         self.masters = masters
         self.outer = OuterStep(masters.size if transport.topology.carries else 0)
         self._transport = transport
@@ -51,7 +50,6 @@ class Rounds:
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
-        self._layouts: dict[tuple[Piece, ...], _Layout] = {}
         self._scratch = Scratch()
         self.anchor = torch.empty(0)
         self.residual: torch.Tensor | None = None
@@ -62,9 +60,8 @@ class Rounds:
         if not self._topology.carries:
             return
         anchor = torch.zeros(self.masters.size)
-        pieces = tuple(Piece(unit) for unit in range(len(self.masters.carried)))
-        runs = self.masters.runs(pieces, self._topology.local_index)
-        self._staging.snapshot(lambda buffer: gather(runs, buffer), anchor)()
+        whole = self.masters.select(self.masters.everything())
+        self._staging.snapshot(lambda buffer: self.masters.read(whole, buffer), anchor)()
         self.anchor = anchor
 
     def start(
@@ -82,12 +79,11 @@ class Rounds:
         `delay` 0 promises that `apply` follows before the weights move. `slot` is the step of the plan that the round
         belongs to; None for a flush's, which is lossless and takes along what a residual buffer holds.
         """
-        layout = self._layout(pieces)
+        selection = self.masters.select(pieces)
         host, copied = None, None
         if self._topology.carries:
-            mine = layout.slices[self._topology.local_index]
-            host = self._staging.take(layout.length)
-            copied = self._staging.snapshot(lambda buffer: gather(mine, buffer), host)
+            host = self._staging.take(selection.length)
+            copied = self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), host)
             if averaging.residual == "buffer" and self.residual is None:
                 self.residual = torch.zeros(self.masters.size)
         replaces = delay == 0 and averaging.lossless
@@ -98,8 +94,8 @@ class Rounds:
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
         terms = Terms(averaging=averaging, scratch=self._scratch, seed=step)
-        future = self._pool.submit(self._exchange, layout, host, copied, terms, outer, replaces, details)
-        return Round(pieces=pieces, due=step + delay, replaces=replaces, future=future, names=layout.names, host=host)
+        future = self._pool.submit(self._exchange, selection, host, copied, terms, outer, replaces, details)
+        return Round(due=step + delay, replaces=replaces, future=future, selection=selection, host=host)
 
     def apply(self, running: Round) -> float:
         """Training thread: waits for the round and applies it. Returns the seconds waited: exposed time.
@@ -109,11 +105,11 @@ class Rounds:
         start = perf_counter()
         result = running.future.result()
         stop = perf_counter()
-        (assign if running.replaces else add)(self._layout(running.pieces).slices, result())
+        (self.masters.assign if running.replaces else self.masters.add)(running.selection, result())
         if running.host is not None:
             self._staging.give(running.host)
         if stop - start > 1e-4:
-            self._trace.add("wait", running.names, start, stop)
+            self._trace.add("wait", running.selection.names, start, stop)
         return stop - start
 
     def average_buffers(self, buffers: Sequence[tuple[str, torch.Tensor]]) -> None:
@@ -166,39 +162,25 @@ class Rounds:
         """Lets go of the background thread; what is queued and has not begun is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _layout(self, pieces: tuple[Piece, ...]) -> "_Layout":
-        layout = self._layouts.get(pieces)
-        if layout is None:
-            ranges = self.masters.ranges(pieces)
-            carried = self.masters.carried
-            first, last = carried[pieces[0].unit][0], carried[pieces[-1].unit][0]
-            layout = self._layouts[pieces] = _Layout(
-                ranges=ranges,
-                slices=self.masters.all_runs(pieces),
-                length=sum(hi - lo for lo, hi in ranges),
-                names=first if first == last else f"{first} .. {last}",
-            )
-        return layout
-
-    def _exchange(self, layout, host, copied, terms, outer, replaces, details):
+    def _exchange(self, selection, host, copied, terms, outer, replaces, details):
         start = perf_counter()
         topology = self._topology
         row = None
         if topology.carries:
             copied()
-            row = self._agree(layout, host, terms, outer, replaces)
-        if len(topology.site.ranks) > 1:
-            result = torch.empty(topology.slices, layout.length)
+            row = self._agree(selection, host, terms, outer, replaces)
+        if self.masters.replicated and len(topology.site.ranks) > 1:
+            result = torch.empty(topology.slices, selection.length)
             if topology.slices == 1 and row is not None:
                 result[0].copy_(row)
             self._transport.share(result, row)
         else:
             result = row.view(1, -1)
         stop = perf_counter()
-        self._trace.add("transfer", layout.names, start, stop, **details)
+        self._trace.add("transfer", selection.names, start, stop, **details)
         return self._staging.upload(result)
 
-    def _agree(self, layout, host, terms, outer, replaces) -> torch.Tensor:
+    def _agree(self, selection, host, terms, outer, replaces) -> torch.Tensor:
         residual = self.residual
         try:
             agree(
@@ -206,7 +188,7 @@ class Rounds:
                 terms,
                 host,
                 self.anchor,
-                layout.ranges,
+                selection.ranges,
                 lambda agreed, lo, hi: self.outer.step(outer, agreed, lo, hi),
                 replaces=replaces,
                 residual=residual,
@@ -219,7 +201,7 @@ class Rounds:
                 "gradients, and go on from an earlier checkpoint."
             ) from None
         except DamagedPayloadError as error:
-            raise DamagedPayloadError(f"{error} (Layers: {layout.names}.)") from None
+            raise DamagedPayloadError(f"{error} (Layers: {selection.names}.)") from None
         return host
 
     @torch.no_grad()
@@ -309,13 +291,3 @@ def agree(
                     torch.sub(values[first:last], said, out=waiting)
                 else:
                     waiting.zero_()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Where a set of pieces lies; computed once per set."""
-
-    ranges: list
-    slices: list
-    length: int
-    names: str

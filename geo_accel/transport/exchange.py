@@ -90,20 +90,21 @@ class Terms:
             )
             weigh(out, count, sites, threshold=rule.threshold, gain=rule.gain)
             return
-        for site in range(sites):
-            if site:
-                out.add_(self._scaled(heard(site, room), site, sites))
-            else:
-                first = self._scaled(heard(site, out), site, sites)
-                if first is not out:
-                    out.copy_(first)
+        first = self._scaled(heard(0, out), 0, sites, out)
+        for site in range(1, sites):
+            torch.add(first, self._scaled(heard(site, room), site, sites), out=out)
+            first = out
         out.div_(sites)
 
-    def _scaled(self, values: torch.Tensor, site: int, sites: int) -> torch.Tensor:
-        """`values` times N p_i. Coefficients come from the plan, so every site multiplies by the same number."""
+    def _scaled(self, values: torch.Tensor, site: int, sites: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        """`values` times N p_i, in `room` where one is given; they themselves where all sites count alike.
+
+        Coefficients come from the plan, so every site multiplies by the same number.
+        """
         if not self.averaging.coefficients:
             return values
-        return torch.mul(values, self.averaging.coefficients[site] * sites, out=self.scratch("scaled", values.numel()))
+        room = self.scratch("scaled", values.numel()) if room is None else room
+        return torch.mul(values, self.averaging.coefficients[site] * sites, out=room)
 
     def owed(self, site: int, sites: int) -> float:
         """By how much `site` must say more so that the average changes by 1: 1 / p_i.

@@ -85,6 +85,9 @@ class Quantised:
         scales.masked_fill_(scales < _LEAST_SCALE, 0.0)
         # Divided by, because the reciprocals of the largest scales are subnormal.
         divisors = scales.masked_fill(scales == 0, math.inf).unsqueeze_(1)
+        if self._bits == 2:
+            # Not quite the scale, so that the largest value is not at 2, which would be a fifth interval.
+            divisors.mul_(1 + 2**-22)
         blocks = _at_a_time(values)
         quotients = values.new_empty(blocks, BLOCK)
         levels = None if self._bits == 8 else codes.new_empty(blocks, BLOCK)
@@ -92,8 +95,7 @@ class Quantised:
             rows = last - first
             quotient = torch.div(values[first:last], divisors[first:last], out=quotients[:rows])
             if self._bits == 2:
-                # Intervals from -2 to 1: the largest value is at 2 and belongs to the last.
-                quotient.floor_().clamp_(-2.0, 1.0)
+                quotient.floor_()  # intervals from -2 to 1
             else:
                 quotient.round_()
             # Floats convert to int8 four times as fast as to uint8.

@@ -1,0 +1,146 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""DeepSpeed: its collectives stay in the site, and rounds act on the fp32 masters of every ZeRO stage."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, is_initialized
+from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.pipe.engine import PipelineEngine
+
+from geo_accel.config import load_config
+from geo_accel.config_file import BLOCK
+from geo_accel.integrations import deepspeed_seam as seam
+from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.sync import checkpoint
+from geo_accel.sync.engine import Engine
+
+
+def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
+    """From now on every DeepSpeed collective of this process stays in its site. Collective.
+
+    Call it once torch.distributed is initialised (`Accelerator()`, `TrainingArguments(...)` and
+    `deepspeed.init_distributed()` do that) and before DeepSpeed partitions anything: before `accelerator.prepare` or
+    `deepspeed.initialize`, and with ZeRO-3 before the model is created. `plug_into` calls it, which is early enough
+    for ZeRO 0 to 2. `config` is as everywhere, a DeepSpeed JSON with a "geo_accel" block for one.
+
+    `config` None is the "geo_accel" block of the DeepSpeed JSON that Accelerate or Trainer was given, if it has one. A
+    second call returns the first one's session. Returns None, and leaves DeepSpeed as it is, where there is nothing
+    to synchronise. Raises as `connect` does, and ValueError for versions of DeepSpeed that are not supported and for a
+    second call with another config.
+    """
+    backend = seam.installed()
+    if backend is not None:
+        if config is not None and load_config(config) != backend.session.config:
+            raise ValueError("geo_accel is connected already, with another config: give the same one everywhere.")
+        return backend.session
+    seam.require_version()
+    session = connect(_block_of_accelerate() if config is None else config)
+    if session is not None:
+        seam.install(seam.GeoBackend(session))
+    return session
+
+
+def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> Engine:
+    """geo_accel's engine for a DeepSpeed engine, whose checkpoints include the sync state from now on. Collective.
+
+    Raises ValueError for what cannot be kept in sites: a model that was partitioned over all of them, ZeRO with sites
+    of unlike size, pipeline, tensor, sequence and expert parallelism.
+    """
+    _require_supported(model, session)
+    engine = session.engine(
+        model.module,
+        optimizer=getattr(model, "basic_optimizer", None),
+        masters=lambda units, topology: seam.masters_of(model, units, topology, session.control),
+        **facts,
+    )
+    _join_checkpoints(model, session, engine)
+    return engine
+
+
+def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
+    """DeepSpeed's checkpoint of this site, which every rank of the site calls and no other site has a part in."""
+    model.save_checkpoint.__wrapped__(str(folder))
+
+
+def _block_of_accelerate() -> dict | None:
+    """What stands in the JSON of `accelerate launch` or `--deepspeed`."""
+    plugin = AcceleratorState().deepspeed_plugin if is_initialized() else None
+    config = plugin.deepspeed_config if plugin is not None else {}
+    return {BLOCK: config[BLOCK]} if BLOCK in config else None
+
+
+def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
+    sites, stage = session.topology.sites, model.zero_optimization_stage()
+    if isinstance(model, PipelineEngine):
+        raise ValueError("DeepSpeed's pipeline parallelism is not supported across sites; use ZeRO 0 to 3.")
+    if model.has_moe_layers:
+        raise ValueError("mixture-of-experts layers are not supported across sites.")
+    if model.mp_world_size > 1 or model.sequence_parallel_size > 1 or model.autotp_size() > 1:
+        raise ValueError("tensor and sequence parallelism are not supported across sites; use ZeRO 0 to 3.")
+    if stage > 0 and len({len(site.ranks) for site in sites}) > 1:
+        sizes = ", ".join(f"{site.name} has {len(site.ranks)} ranks" for site in sites)
+        raise ValueError(
+            f"ZeRO {stage} needs sites of equal size, because ranks exchange their own partitions: {sizes}. Use as "
+            'many ranks on each site, or "stage": 0.'
+        )
+    if session.config.sync.mode == "backward":
+        raise ValueError('sync.mode "backward" does not go with DeepSpeed and its own masters; use "stream".')
+    here = len(session.topology.site.ranks)
+    spread = [
+        name
+        for name, parameter in model.module.named_parameters()
+        if dist.get_world_size(getattr(parameter, "ds_process_group", session.site_group)) != here
+    ]
+    if spread or dist.get_world_size(model.seq_data_parallel_group) != here:
+        what = f"parameter {spread[0]} was partitioned" if spread else "the model was prepared"
+        raise ValueError(
+            f"{what} over all sites: call geo_accel.keep_deepspeed_in_site(config) before accelerator.prepare or "
+            "deepspeed.initialize, and with ZeRO-3 before the model is created."
+        )
+
+
+def _join_checkpoints(model: DeepSpeedEngine, session: Session, engine: Engine) -> None:
+    """DeepSpeed's own save and load, with the sync state beside, sites kept apart.
+
+    The first site's files lie where DeepSpeed puts them, so that every tool finds a checkpoint as it knows it. The
+    names of all sites are the same, so the others' lie in a folder of their own beside the sync state.
+    """
+
+    def place(folder: str) -> str:
+        if session.topology.site_index == 0:
+            return folder
+        own = Path(folder, checkpoint.FOLDER, session.topology.site.name)
+        own.mkdir(parents=True, exist_ok=True)
+        return str(own)
+
+    def saving(save: Callable) -> Callable:
+        @functools.wraps(save)
+        def wrapped(save_dir, tag=None, *args, save_latest=True, **kwargs):
+            engine.flush()
+            tag = str(tag if tag is not None else f"global_step{model.global_steps}")
+            done = save(place(save_dir), tag, *args, save_latest=save_latest, **kwargs)
+            if session.topology.site_index and session.writes_site:
+                # DeepSpeed's rank 0 writes this, who is at the first site; and Trainer looks for the tag's folder.
+                if save_latest:
+                    Path(place(save_dir), "latest").write_text(tag)
+                Path(save_dir, tag).mkdir(exist_ok=True)
+            checkpoint.save(engine, save_dir, {}, session.writes_site)
+            return done
+
+        return wrapped
+
+    def loading(load: Callable) -> Callable:
+        @functools.wraps(load)
+        def wrapped(load_dir, *args, **kwargs):
+            engine.settle()
+            loaded = load(place(load_dir), *args, **kwargs)
+            checkpoint.load(engine, load_dir)
+            return loaded
+
+        return wrapped
+
+    model.save_checkpoint = saving(model.save_checkpoint)
+    model.load_checkpoint = loading(model.load_checkpoint)
