@@ -103,8 +103,8 @@ def train(options: argparse.Namespace) -> None:
     else:
         model = build_model(options.model)
     engine, *_ = deepspeed.initialize(model=model, config=told)
-    before = spanning_collectives()
     geo = GeoSync(model=engine, config=told, enabled=options.method != "plain")
+    before = spanning_collectives(geo)
     if options.resume:
         engine.load_checkpoint(options.resume)
     record: dict = {"losses": [], "differs_between_rounds": None}
@@ -124,7 +124,7 @@ def train(options: argparse.Namespace) -> None:
             if engine.global_steps == options.save_at:
                 engine.save_checkpoint(str(options.out / "checkpoint"))
         record["unlike"] = digest(engine.module)
-    record["world_collectives"] = spanning_collectives() - before
+    record["spanning"] = spanning_collectives(geo) - before
     record["summary"] = geo.summary()
     record["skipped"] = engine.skipped_steps
     record["copies_agree"] = copies_agree(engine.module)
@@ -164,17 +164,15 @@ def copies_agree(model: nn.Module) -> bool:
     )
 
 
-def spanning_collectives() -> int:
-    """Collectives issued so far on groups with ranks of several sites, whoever issued them."""
-    world = dist.distributed_c10d._world
-    sites = {}
-    for rank in range(dist.get_world_size()):
-        sites[rank] = rank // int(os.environ["LOCAL_WORLD_SIZE"])
-    count = 0
-    for group, ranks in world.pg_group_ranks.items():
-        if len({sites[rank] for rank in ranks}) > 1:
-            count += group._get_sequence_number_for_group()
-    return count
+def spanning_collectives(geo: GeoSync) -> int:
+    """Collectives issued so far on groups with ranks of several sites, whoever issued them, rounds left out."""
+    per_site = int(os.environ["LOCAL_WORLD_SIZE"])
+    rounds = geo.engine._transport._peer_group if geo.engine is not None else None
+    return sum(
+        group._get_sequence_number_for_group()
+        for group, ranks in dist.distributed_c10d._world.pg_group_ranks.items()
+        if len({rank // per_site for rank in ranks}) > 1 and group is not rounds
+    )
 
 
 if __name__ == "__main__":

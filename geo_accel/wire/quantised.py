@@ -16,9 +16,10 @@ BLOCK = 128
 _LEAST_SCALE = 1e-36
 _LARGEST = 3.402823e38
 
-# Blocks that are worked on at a time on a CPU: their 512 KiB stay in the cache from one operation to the next, and
-# scratch memory does not grow with the values. An accelerator wants few and large kernels instead.
-_BLOCKS = 1024
+# Blocks that are worked on at a time on a CPU, 2 MiB, so that scratch memory does not grow with the values. A quarter of
+# that stays in the cache better, but beside training every operation costs 10 us of waiting for Python's lock, and
+# fewer of them cost less. An accelerator wants few and large kernels anyway.
+_BLOCKS = 4096
 
 
 class Quantised:
