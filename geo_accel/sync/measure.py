@@ -29,7 +29,7 @@ _MOST_TRIAL_VALUES = 16_000_000
 _TRIAL_BYTES = 512 * 1024
 _SENDINGS = 3
 _TRIALS = 5
-_SHARE_TRIALS = 8
+_SHARE_TRIALS = 5
 _BURN_S = 0.1
 # A thread beside training takes half a core, and what it pushes out of the cache costs as much again.
 _MOST_LOST = 2.0

@@ -21,7 +21,7 @@ from torch import nn
 
 from geo_accel import GeoSync, SiteLostError, keep_deepspeed_in_site
 from geo_accel.testing.models import build_data, build_model
-from geo_accel.testing.train_worker import act_out
+from geo_accel.testing.train_worker import act_out, separated
 
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
 
@@ -53,11 +53,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs separated by `--and` share one process and its imports; returns the exit code."""
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("error", category=category, module="geo_accel")
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    code = next(filter(None, map(run, separated(sys.argv[1:] if arguments is None else arguments))), 0)
+    if code == 0:
+        dist.destroy_process_group()
+    return code
+
+
+def run(arguments: list[str]) -> int:
+    """One run: 0, 2 for a user's mistake, 3 for a lost site."""
     try:
-        train(options)
+        train(parse(arguments))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,7 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(3)  # the connections that are left would make a tidy exit wait
-    dist.destroy_process_group()
     return 0
 
 
@@ -92,7 +100,6 @@ def settings(options: argparse.Namespace) -> dict:
 def train(options: argparse.Namespace) -> None:
     rank = int(os.environ["RANK"])
     options.out.mkdir(parents=True, exist_ok=True)
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     told = settings(options)
     if options.method == "geo":
         keep_deepspeed_in_site(told)
@@ -112,8 +119,8 @@ def train(options: argparse.Namespace) -> None:
     with geo:
         while engine.global_steps < options.steps:
             act_out(options, engine.global_steps + 1)
-            for _ in range(options.accumulate):
-                batch = batch_of(examples, options, engine.micro_steps)
+            for micro_step in range(options.accumulate):
+                batch = batch_of(examples, options, engine.global_steps * options.accumulate + micro_step)
                 loss = engine(**batch).loss
                 if engine.global_steps + 1 == options.overflow_at and os.environ.get("GROUP_RANK") == "0":
                     loss = loss * float("inf")

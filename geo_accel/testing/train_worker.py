@@ -67,16 +67,21 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for category in (DeprecationWarning, FutureWarning):  # deprecated calls in our own code are errors, as in pytest
         warnings.filterwarnings("error", category=category, module="geo_accel")
+    code = next(filter(None, map(run, separated(arguments))), 0)
+    if code == 0 and dist.is_initialized():
+        dist.destroy_process_group()  # gloo's threads must not outlive the interpreter: docs/lab.md, known limits
+    return code
+
+
+def separated(arguments: list[str]) -> list[list[str]]:
+    """The runs that `--and` stands between."""
     runs: list[list[str]] = [[]]
     for argument in arguments:
         if argument == "--and":
             runs.append([])
         else:
             runs[-1].append(argument)
-    code = next((code for code in map(run, runs) if code), 0)
-    if code == 0 and dist.is_initialized():
-        dist.destroy_process_group()  # gloo's threads must not outlive the interpreter: docs/lab.md, known limits
-    return code
+    return runs
 
 
 def run(arguments: list[str]) -> int:

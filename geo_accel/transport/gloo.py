@@ -43,8 +43,12 @@ class GlooTransport:
                 dist.new_group(topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s))
                 for i in range(topology.slices)
             ]
+            # One rank alone has nobody to tell; and every group has a thread that wakes up 100 times a second.
             site_groups = [
-                dist.new_group(site.ranks, backend="gloo", timeout=seconds(deadline_s)) for site in topology.sites
+                dist.new_group(site.ranks, backend="gloo", timeout=seconds(deadline_s))
+                if len(site.ranks) > 1
+                else None
+                for site in topology.sites
             ]
         except RuntimeError as error:
             others = ", ".join(site.name for site in topology.sites if site != topology.site)

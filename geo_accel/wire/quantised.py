@@ -16,7 +16,7 @@ BLOCK = 128
 _LEAST_SCALE = 1e-36
 _LARGEST = 3.402823e38
 
-# Blocks that are worked on at a time on a CPU, 2 MiB, so that scratch memory does not grow with the values. A quarter of
+# Blocks that are worked on at a time on a CPU, 2 MiB: scratch memory does not grow with the values. A quarter of
 # that stays in the cache better, but beside training every operation costs 10 us of waiting for Python's lock, and
 # fewer of them cost less. An accelerator wants few and large kernels anyway.
 _BLOCKS = 4096

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from geo_accel import ConfigError, load_config
 from geo_accel.testing.launch import Finished, run_workers
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
@@ -19,66 +20,83 @@ CONFIG = json.dumps(
 STEPS = 30
 
 
-def launch(folder: Path, *arguments: str, sites: tuple[int, ...] = (2, 2)) -> list[Finished]:
+BF16 = ["--dtype", "bf16", "--steps", "11"]
+
+
+def launch(commands: list[str], sites: tuple[int, ...] = (2, 2)) -> list[Finished]:
     # DeepSpeed's kernel for shared memory would take all ranks of this machine for one site.
     environ = {"LOCAL_SIZE": str(sites[0]), "DS_ACCELERATOR": "cpu"}
-    command = ["geo_accel.testing.deepspeed_worker", *arguments, "--out", str(folder)]
-    return run_workers(command, sites=sites, timeout_s=150, environ=environ)
+    return run_workers(["geo_accel.testing.deepspeed_worker", *commands], sites, 170, environ)
 
 
-def train(folder: Path, *arguments: str) -> tuple[list[dict], list[dict]]:
-    """Records and final parameters, by rank."""
-    finished = launch(folder, "--config", CONFIG, *arguments)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Records and final parameters by run and rank. One launch, because importing DeepSpeed takes longest."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    wanted = {
+        **{f"zero-{stage}": ["--zero", str(stage), "--steps", str(STEPS)] for stage in range(4)},
+        "bf16-0": [*BF16, "--zero", "0"],
+        "bf16-1": [*BF16, "--zero", "1"],
+        "bf16-2": [*BF16, "--zero", "2", "--offload", "--save-at", "5"],
+        "bf16-3": [*BF16, "--zero", "3", "--early", "--save-at", "5"],
+        "overflow": ["--zero", "2", "--dtype", "fp16", "--overflow-at", "5"],
+        "resumed-2": [*BF16, "--zero", "2", "--offload", "--resume", str(folder / "bf16-2" / "checkpoint")],
+        "resumed-3": [*BF16, "--zero", "3", "--early", "--resume", str(folder / "bf16-3" / "checkpoint")],
+    }
+    commands = [
+        word
+        for name, how in wanted.items()
+        for word in (*how, "--config", CONFIG, "--out", str(folder / name), "--and")
+    ]
+    finished = launch(commands[:-1])
     assert [one.returncode for one in finished] == [0] * 4, "\n".join(one.output[-1500:] for one in finished)
-    records = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(4)]
-    return records, [load_file(folder / f"rank-{rank}.safetensors") for rank in range(4)]
+    return {
+        name: (
+            [json.loads((folder / name / f"rank-{rank}.json").read_text()) for rank in range(4)],
+            [load_file(folder / name / f"rank-{rank}.safetensors") for rank in range(4)],
+        )
+        for name in wanted
+    }
 
 
-def require_sites_kept_and_agreed(records: list[dict], weights: list[dict]) -> None:
+KINDS = ["zero-0", "zero-1", "zero-2", "zero-3", "bf16-0", "bf16-1", "bf16-2", "bf16-3", "overflow"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_computed_stays_in_the_site_and_sites_agree_in_the_end(runs, name):
+    records, weights = runs[name]
     unlike = [record["unlike"] for record in records]
     assert unlike[0] == unlike[1] != unlike[2] == unlike[3]  # between rounds: inside a site, and between sites
     assert all(values.equal(weights[0][name]) for held in weights for name, values in held.items())
     assert [record["copies_agree"] for record in records] == [True] * 4
     assert [record["spanning"] for record in records] == [0] * 4
     assert records[0]["summary"]["wan_bytes"] > 0
-
-
-@pytest.fixture(scope="module")
-def by_stage(tmp_path_factory):
-    return {
-        stage: train(tmp_path_factory.mktemp(f"zero{stage}"), "--zero", str(stage), "--steps", str(STEPS))
-        for stage in range(4)
-    }
-
-
-@pytest.mark.parametrize("stage", range(4))
-def test_every_stage_keeps_to_its_site_and_agrees_in_the_end(by_stage, stage):
-    require_sites_kept_and_agreed(*by_stage[stage])
+    dtype = {"zero": "torch.float32", "bf16": "torch.bfloat16", "overflow": "torch.float16"}[name.split("-")[0]]
+    assert {str(values.dtype) for values in weights[0].values()} == {dtype}
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_every_stage_trains_like_plain_data_parallelism(by_stage, stage):
-    for plain, sharded in zip(by_stage[0][0], by_stage[stage][0], strict=True):
+def test_every_stage_trains_like_plain_data_parallelism(runs, stage):
+    for plain, sharded in zip(runs["zero-0"][0], runs[f"zero-{stage}"][0], strict=True):
         assert len(sharded["losses"]) == STEPS
         assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-4)
 
 
-@pytest.mark.parametrize("stage, how", [(0, ()), (1, ()), (2, ("--offload",)), (3, ("--early",))])
-def test_low_precision_copies_follow_the_masters(tmp_path, stage, how):
-    records, weights = train(tmp_path, "--zero", str(stage), "--dtype", "bf16", *how)
-    require_sites_kept_and_agreed(records, weights)
-    assert {str(values.dtype) for values in weights[0].values()} == {"torch.bfloat16"}
+def test_an_overflow_on_one_site_skips_no_round(runs):
+    skipped = [record["skipped"] for record in runs["overflow"][0]]
+    assert skipped[0] == skipped[1] > skipped[2] == skipped[3]
 
 
-def test_an_overflow_on_one_site_skips_no_round(tmp_path):
-    records, weights = train(tmp_path, "--zero", "2", "--dtype", "fp16", "--overflow-at", "5")
-    require_sites_kept_and_agreed(records, weights)
-    assert [record["skipped"] > 0 for record in records[:2]] == [True, True]
-    assert records[0]["skipped"] > records[2]["skipped"]
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(runs, stage):
+    (whole, weights), (resumed, again) = runs[f"bf16-{stage}"], runs[f"resumed-{stage}"]
+    for before, after in zip(whole, resumed, strict=True):
+        assert after["losses"] == before["losses"][5:]
+    assert all(values.equal(weights[0][name]) for held in again for name, values in held.items())
 
 
 def refused(folder: Path, *arguments: str, sites: tuple[int, ...] = (2, 2)) -> str:
-    finished = launch(folder, *arguments, sites=sites)
+    finished = launch([*arguments, "--out", str(folder)], sites)
     lines = {line for one in finished for line in one.output.splitlines() if line.startswith("error: ")}
     assert {one.returncode for one in finished} == {2} and len(lines) == 1, finished[0].output[-2000:]
     return lines.pop()
@@ -86,7 +104,7 @@ def refused(folder: Path, *arguments: str, sites: tuple[int, ...] = (2, 2)) -> s
 
 def test_a_model_prepared_over_all_sites_is_refused(tmp_path):
     assert "the model was prepared over all sites: call geo_accel.keep_deepspeed_in_site(config) before" in refused(
-        tmp_path, "--zero", "1", "--method", "late"
+        tmp_path, "--zero", "1", "--method", "late", sites=(1, 1)
     )
 
 
@@ -94,8 +112,19 @@ def test_zero_needs_sites_of_equal_size(tmp_path):
     assert "ZeRO 1 needs sites of equal size" in refused(tmp_path, "--zero", "1", sites=(2, 1))
 
 
-def test_a_block_inside_zero_optimization_is_refused(tmp_path):
-    told = json.dumps({"zero_optimization": {"stage": 1, "geo_accel": {}}})
-    assert 'zero_optimization.geo_accel: the block is read at the top level only' in refused(
-        tmp_path, "--deepspeed", told
-    )
+def test_a_block_inside_zero_optimization_is_refused():
+    told = {"zero_optimization": {"stage": 1, "geo_accel": {}}, "geo_accel": {}}
+    with pytest.raises(ConfigError, match=r"zero_optimization\.geo_accel: the block is read at the top level only"):
+        load_config(told)
+
+
+@pytest.mark.parametrize("version", ["0.19.7", "0.20.0", "1.0"])
+def test_other_versions_are_refused(monkeypatch, version):
+    import deepspeed
+
+    from geo_accel.integrations.deepspeed_seam import require_version
+
+    require_version()
+    monkeypatch.setattr(deepspeed, "__version__", version)
+    with pytest.raises(ValueError, match=f"DeepSpeed {version} is not supported"):
+        require_version()
