@@ -62,6 +62,7 @@ def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> En
 
 def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
     """DeepSpeed's checkpoint of this site, which every rank of the site calls and no other site has a part in."""
+    folder.mkdir(parents=True, exist_ok=True)  # DeepSpeed leaves this to rank 0, who may be the one that is lost
     model.save_checkpoint.__wrapped__(str(folder))
 
 
