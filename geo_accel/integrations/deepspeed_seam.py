@@ -188,9 +188,8 @@ def masters_of(engine: nn.Module, units: Sequence[Unit], topology: Topology, con
         if getattr(optimizer, "swap_optimizer", False):
             raise ValueError("zero_optimization.offload_optimizer to NVMe is not supported; offload to the CPU.")
         return _zero_3(optimizer, units, topology)
-    if any(getattr(parameter, "_hp_mapping", None) is not None for parameter in parameters) or hasattr(
-        optimizer, "single_partition_of_fp32_groups"
-    ):
+    # Every parameter has it, with None where another rank holds the master: all ranks come to the same answer.
+    if hasattr(parameters[0], "_hp_mapping"):
         return _zero_1_and_2(units, topology, control, installed().get_world_group())
     copies = _copies(optimizer)
     if copies:
@@ -221,7 +220,7 @@ def _zero_1_and_2(
     named = {name: parameter for unit in units for name, parameter in unit.parameters}
     mine, masters = {}, {}
     for name, parameter in named.items():
-        mapping = getattr(parameter, "_hp_mapping", None)
+        mapping = parameter._hp_mapping
         if mapping is not None:
             address = mapping.lp_fragment_address
             mine[name] = [address.start, address.start + address.numel]
@@ -229,21 +228,20 @@ def _zero_1_and_2(
     answers = control.gather("comparing partitions", mine)
     shards = [{named[name]: Shard(*ends) for name, ends in answers[rank].items()} for rank in topology.site.ranks]
 
-    def publish(selection: Selection) -> None:
+    def publish(selection: Selection, values: Callable[[Run], torch.Tensor]) -> None:
         """Each rank rounds what it holds, and the ranks of a site tell one another."""
         for run in selection.mine:
-            begin = shards[topology.local_index][run.parameter].start
-            stretch_of(run).copy_(masters[run.parameter].detach()[run.start - begin : run.stop - begin])
+            stretch_of(run).copy_(values(run))
         if len(topology.site.ranks) == 1:
             return
         lengths = [sum(run.stop - run.start for run in runs) for runs in selection.site]
         some = next(iter(named.values()))
-        rows = torch.empty(len(lengths), max(lengths), dtype=some.dtype, device=some.device)
-        place = 0
+        rows = some.new_empty(len(lengths), max(lengths))
+        mine, place = some.new_empty(max(lengths)), 0
         for run in selection.mine:
-            rows[topology.local_index, place : place + run.stop - run.start].copy_(stretch_of(run))
+            mine[place : place + run.stop - run.start].copy_(stretch_of(run))
             place += run.stop - run.start
-        dist.all_gather(list(rows.unbind(0)), rows[topology.local_index].clone(), group=group)
+        dist.all_gather(list(rows.unbind(0)), mine, group=group)
         for rank, runs in enumerate(selection.site):
             place = 0
             for run in runs:
@@ -276,13 +274,11 @@ def _zero_3(optimizer: object, units: Sequence[Unit], topology: Topology) -> Sha
                     flat = optimizer.fp32_partitioned_groups_flat[group].detach()
                     masters[parameter] = flat[offset : offset + stop - start]
 
-    def publish(selection: Selection) -> None:
+    def publish(selection: Selection, values: Callable[[Run], torch.Tensor]) -> None:
         """Each rank rounds what it holds; what every rank keeps whole is gathered again."""
-        begin_of = shards[topology.local_index]
         for run in selection.mine:
-            begin = begin_of[run.parameter].start
-            held = slice(run.start - begin, run.stop - begin)
-            run.parameter.ds_tensor.detach()[held].copy_(masters[run.parameter].detach()[held])
+            begin = shards[topology.local_index][run.parameter].start
+            run.parameter.ds_tensor.detach()[run.start - begin : run.stop - begin].copy_(values(run))
         touched = {id(run.parameter): run.parameter for runs in selection.site for run in runs}
         whole = [parameter for parameter in touched.values() if parameter.ds_persist]
         if whole:

@@ -72,7 +72,7 @@ class Engine:
         self.config = config
         self.units = find_units(model)
         self.masters = masters(self.units, self.topology)
-        require_same(control, self.topology, config, self.units, facts, self.masters)
+        require_same(control, self.topology, config, self.masters, facts)
         self._model = model
         self._transport = transport
         self.control = control

@@ -1,13 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Before the first step: do all sites mean the same run?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from geo_accel.config import GeoConfig, differences
 from geo_accel.sync.masters import Masters
 from geo_accel.topology import Topology
 from geo_accel.transport.store import ControlPlane
-from geo_accel.units import Unit, checksums
 from geo_accel.version import __version__
 
 
@@ -15,29 +14,27 @@ def require_same(
     control: ControlPlane,
     topology: Topology,
     config: GeoConfig,
-    units: Sequence[Unit],
+    masters: Masters,
     facts: Mapping[str, object],
-    masters: Masters | None = None,
 ) -> None:
     """Raises ValueError, with the same text on every rank, naming the sites and what differs between them.
 
     Compares version, config, units, initial weights (by checksum) and `facts` (anything a caller wants equal, by
-    name, such as the number of steps). The weights are those of `masters`, by default the units' parameters.
+    name, such as the number of steps).
     """
     answers = control.gather(
         "comparing configs and weights",
         {
             "geo_accel version": __version__,
             "config": config.to_dict(),
-            "units": [[unit.name, unit.numel] for unit in units],
-            "weights": masters.checksums() if masters is not None else checksums(units),
+            "units": [[unit.name, unit.numel] for unit in masters.units],
+            "weights": masters.checksums(),
             "facts": dict(facts),
         },
     )
-    replicated = masters is None or masters.replicated
     for rank, answer in enumerate(answers[1:], start=1):
         # Ranks that hold a share each are like their peers, not like one another.
-        first = 0 if replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
+        first = 0 if masters.replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
         problem = _difference(answers[first], answer)
         if problem:
             raise ValueError(

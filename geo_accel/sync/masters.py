@@ -54,7 +54,7 @@ class Masters(ABC):
 
     def __init__(self, units: Sequence[Unit], topology: Topology, lengths: Sequence[int]) -> None:
         """`lengths`: elements of each unit that this rank carries."""
-        self._units = units
+        self.units = units
         self._topology = topology
         self._lengths = lengths
         self._starts = [sum(lengths[:i]) for i in range(len(units))]
@@ -63,7 +63,7 @@ class Masters(ABC):
     @property
     def carried(self) -> list[tuple[str, int]]:
         """Names of the units and elements that a rank carries of each, the mean over a site's ranks, rounded up."""
-        return [(unit.name, -(-unit.numel // self._topology.slices)) for unit in self._units]
+        return [(unit.name, -(-unit.numel // self._topology.slices)) for unit in self.units]
 
     @property
     def size(self) -> int:
@@ -73,12 +73,12 @@ class Masters(ABC):
     def unit_at(self, place: int) -> str:
         """The name of the unit that element `place` of the carried vector belongs to."""
         return next(
-            unit.name for unit, start in reversed(list(zip(self._units, self._starts, strict=True))) if start <= place
+            unit.name for unit, start in reversed(list(zip(self.units, self._starts, strict=True))) if start <= place
         )
 
     def everything(self) -> tuple[Piece, ...]:
         """The pieces that are the whole model."""
-        return tuple(Piece(unit) for unit in range(len(self._units)))
+        return tuple(Piece(unit) for unit in range(len(self.units)))
 
     def select(self, pieces: Sequence[Piece]) -> Selection:
         """Where `pieces` lie."""
@@ -88,7 +88,7 @@ class Masters(ABC):
             ranges = self._ranges(pieces)
             site = tuple(tuple(self._runs(pieces, rank)) for rank in range(self._topology.slices))
             mine = site[self._topology.local_index] if self._topology.carries else ()
-            first, last = self._units[pieces[0].unit].name, self._units[pieces[-1].unit].name
+            first, last = self.units[pieces[0].unit].name, self.units[pieces[-1].unit].name
             selection = self._selections[pieces] = Selection(
                 ranges=tuple(ranges),
                 length=sum(hi - lo for lo, hi in ranges),
@@ -172,7 +172,7 @@ class PlainMasters(Masters):
         super().__init__(units, topology, [-(-unit.numel // topology.slices) for unit in units])
 
     def checksums(self) -> dict[str, int]:
-        return checksums(self._units)
+        return checksums(self.units)
 
     def _values(self, run: Run) -> torch.Tensor:
         return run.parameter.detach().view(-1)[run.start : run.stop]
@@ -185,9 +185,9 @@ class PlainMasters(Masters):
         found, offset = [], 0
         for unit, lo, hi in stretches(pieces, self._lengths):
             first = rank * self._lengths[unit]  # of the slice, in elements of the whole unit
-            start, stop = first + lo, min(first + hi, self._units[unit].numel)
+            start, stop = first + lo, min(first + hi, self.units[unit].numel)
             position = 0
-            for _, parameter in self._units[unit].parameters:
+            for _, parameter in self.units[unit].parameters:
                 begin, end = max(start, position), min(stop, position + parameter.numel())
                 if begin < end:
                     found.append(Run(parameter, begin - position, end - position, offset + begin - start))
@@ -213,7 +213,7 @@ class CopiedMasters(PlainMasters):
     def checksums(self) -> dict[str, int]:
         return {
             unit.name: checksum(self._masters[parameter].detach() for _, parameter in unit.parameters)
-            for unit in self._units
+            for unit in self.units
         }
 
     def _written(self, selection: Selection) -> None:
@@ -244,12 +244,12 @@ class ShardedMasters(Masters):
         topology: Topology,
         shards: Sequence[Mapping[torch.nn.Parameter, Shard]],
         masters: Mapping[torch.nn.Parameter, torch.Tensor],
-        publish: Callable[[Selection], None],
+        publish: Callable[[Selection, Callable[[Run], torch.Tensor]], None],
     ) -> None:
         """`shards`: by the site's ranks, what each holds. `masters`: this rank's, fp32, flat, as long as its shards.
 
-        `publish(selection)` makes what the site's ranks compute with follow the masters of `selection.site`; it may
-        be collective inside the site.
+        `publish(selection, values)` makes what the site's ranks compute with follow the masters of `selection.site`;
+        it may be collective inside the site. `values(run)` is the master of one of `selection.mine`.
         """
         mine = shards[topology.local_index]
         assert all(masters[parameter].numel() == shard.stop - shard.start for parameter, shard in mine.items())
@@ -265,7 +265,7 @@ class ShardedMasters(Masters):
             unit.name: checksum(
                 self._masters[parameter].detach() for _, parameter in unit.parameters if parameter in self._masters
             )
-            for unit in self._units
+            for unit in self.units
         }
 
     def _lengths_of(self, units: Sequence[Unit], rank: int) -> list[int]:
@@ -281,9 +281,9 @@ class ShardedMasters(Masters):
 
     def _runs(self, pieces: Sequence[Piece], rank: int) -> list[Run]:
         found, offset, held = [], 0, self._shards[rank]
-        for unit, lo, hi in stretches(pieces, self._lengths_of(self._units, rank)):
+        for unit, lo, hi in stretches(pieces, self._lengths_of(self.units, rank)):
             position = 0
-            for _, parameter in self._units[unit].parameters:
+            for _, parameter in self.units[unit].parameters:
                 if parameter not in held:
                     continue
                 shard = held[parameter]
@@ -297,7 +297,7 @@ class ShardedMasters(Masters):
         return found
 
     def _written(self, selection: Selection) -> None:
-        self._publish(selection)
+        self._publish(selection, self._values)
 
 
 def stretches(pieces: Sequence[Piece], lengths: Sequence[int]) -> list[tuple[int, int, int]]:

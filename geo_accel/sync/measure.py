@@ -31,7 +31,7 @@ _SENDINGS = 3
 _TRIALS = 5
 _SHARE_TRIALS = 5
 _BURN_S = 0.1
-# A thread beside training takes half a core, and what it pushes out of the cache costs as much again.
+# A thread beside training takes half a core from it; more than twice that is a measurement gone wrong.
 _MOST_LOST = 2.0
 _CROSSING_S = 0.3
 _MOST_KERNEL = 4.0

@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""One DeepSpeed training run on this rank, through `deepspeed.initialize`, synchronised by geo_accel or not.
+"""One DeepSpeed training run on this rank, through `deepspeed.initialize`, synchronised by geo_accel.
 
 Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, counts of collectives, agreement) and
 `rank-R.safetensors` (the model that the rank computes with, its parameters whole) into --out.
@@ -19,11 +19,11 @@ from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from torch import nn
 
-from geo_accel import GeoSync, SiteLostError, keep_deepspeed_in_site
+from geo_accel import GeoSync, keep_deepspeed_in_site
 from geo_accel.testing.models import build_data, build_model
-from geo_accel.testing.train_worker import act_out, separated
+from geo_accel.testing.train_worker import exit_code, separated
 
-LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
+MODEL, BATCH, SEED = "gpt2", 2, 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -32,22 +32,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--offload", action="store_true", help="masters and optimizer state on the CPU")
     parser.add_argument("--early", action="store_true", help="create the model partitioned, as from_pretrained does")
-    parser.add_argument("--method", choices=("geo", "plain", "late"), default="geo", help="late: geo, but too late")
+    parser.add_argument("--late", action="store_true", help="keep to the site only after DeepSpeed has prepared all")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
-    parser.add_argument("--deepspeed", default="{}", help="further DeepSpeed settings as JSON")
-    parser.add_argument("--model", default="gpt2")
-    parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adamw")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--clip", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overflow-at", type=int, default=0, help="an infinite loss on site 0 in that step")
     parser.add_argument("--save-at", type=int, default=0)
     parser.add_argument("--resume", default=None, help="a checkpoint folder")
-    parser.add_argument("--die-at", type=int, default=0, help="SIGKILL this process before that step")
-    parser.add_argument("--hang-at", type=int, default=0)
-    parser.add_argument("--hang-s", type=float, default=20.0)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
 
@@ -64,36 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """One run: 0, 2 for a user's mistake, 3 for a lost site."""
-    try:
-        train(parse(arguments))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SiteLostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(3)  # the connections that are left would make a tidy exit wait
-    return 0
+    """One run; returns the exit code."""
+    return exit_code(lambda: train(parse(arguments)))
 
 
 def settings(options: argparse.Namespace) -> dict:
     """The DeepSpeed JSON."""
-    name, parameters = {"sgd": ("SGD", {}), "adamw": ("AdamW", {"torch_adam": True})}[options.optimizer]
     zero: dict = {"stage": options.zero, "stage3_param_persistence_threshold": 100}
     if options.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": options.batch,
-        "gradient_accumulation_steps": options.accumulate,
-        "gradient_clipping": options.clip,
-        "optimizer": {"type": name, "params": {"lr": LEARNING_RATES[options.optimizer], **parameters}},
+        "train_micro_batch_size_per_gpu": BATCH,
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         **({options.dtype: {"enabled": True}} if options.dtype != "fp32" else {}),
         "geo_accel": json.loads(options.config),
-        **json.loads(options.deepspeed),
     }
 
 
@@ -101,32 +78,29 @@ def train(options: argparse.Namespace) -> None:
     rank = int(os.environ["RANK"])
     options.out.mkdir(parents=True, exist_ok=True)
     told = settings(options)
-    if options.method == "geo":
+    if not options.late:
         keep_deepspeed_in_site(told)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(SEED)
     if options.early:
         with deepspeed.zero.Init(config_dict_or_path=told):
-            model = build_model(options.model)
+            model = build_model(MODEL)
     else:
-        model = build_model(options.model)
+        model = build_model(MODEL)
     engine, *_ = deepspeed.initialize(model=model, config=told)
-    geo = GeoSync(model=engine, config=told, enabled=options.method != "plain")
+    geo = GeoSync(model=engine, config=told)
     before = spanning_collectives(geo)
     if options.resume:
         engine.load_checkpoint(options.resume)
-    record: dict = {"losses": [], "differs_between_rounds": None}
-    examples = build_data(options.model, 64, seed=options.seed)
+    record: dict = {"losses": []}
+    examples = build_data(MODEL, 64, seed=SEED)
     with geo:
         while engine.global_steps < options.steps:
-            act_out(options, engine.global_steps + 1)
-            for micro_step in range(options.accumulate):
-                batch = batch_of(examples, options, engine.global_steps * options.accumulate + micro_step)
-                loss = engine(**batch).loss
-                if engine.global_steps + 1 == options.overflow_at and os.environ.get("GROUP_RANK") == "0":
-                    loss = loss * float("inf")
-                engine.backward(loss)
-                engine.step()
-                record["losses"].append(loss.item())
+            loss = engine(**batch_of(examples, engine.global_steps)).loss
+            if engine.global_steps + 1 == options.overflow_at and os.environ.get("GROUP_RANK") == "0":
+                loss = loss * float("inf")
+            engine.backward(loss)
+            engine.step()
+            record["losses"].append(loss.item())
             geo.step()
             if engine.global_steps == options.save_at:
                 engine.save_checkpoint(str(options.out / "checkpoint"))
@@ -135,16 +109,15 @@ def train(options: argparse.Namespace) -> None:
     record["summary"] = geo.summary()
     record["skipped"] = engine.skipped_steps
     record["copies_agree"] = copies_agree(engine.module)
-    record["alike"] = digest(engine.module)
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
     save_file(whole(engine.module), options.out / f"rank-{rank}.safetensors")
 
 
-def batch_of(examples: list[dict], options: argparse.Namespace, micro_step: int) -> dict[str, torch.Tensor]:
-    """This rank's examples of a micro-batch: the ranks take turns, as a sampler for all would deal them."""
-    first = (micro_step * dist.get_world_size() + dist.get_rank()) * options.batch
-    rows = [examples[(first + i) % len(examples)] for i in range(options.batch)]
-    return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+def batch_of(examples: list[dict], step: int) -> dict[str, torch.Tensor]:
+    """This rank's examples of a step: the ranks take turns, as a sampler for all would deal them."""
+    first = (step * dist.get_world_size() + dist.get_rank()) * BATCH
+    rows = [examples[(first + i) % len(examples)] for i in range(BATCH)]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -174,7 +147,7 @@ def copies_agree(model: nn.Module) -> bool:
 def spanning_collectives(geo: GeoSync) -> int:
     """Collectives issued so far on groups with ranks of several sites, whoever issued them, rounds left out."""
     per_site = int(os.environ["LOCAL_WORLD_SIZE"])
-    rounds = geo.engine._transport._peer_group if geo.engine is not None else None
+    rounds = geo.engine._transport._peer_group
     return sum(
         group._get_sequence_number_for_group()
         for group, ranks in dist.distributed_c10d._world.pg_group_ranks.items()

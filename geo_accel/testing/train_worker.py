@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -84,17 +85,10 @@ def separated(arguments: list[str]) -> list[list[str]]:
     return runs
 
 
-def run(arguments: list[str]) -> int:
-    """One run; returns the exit code: 0, 2 for a user's mistake, 3 for a lost site."""
-    options = parse(arguments)
-    rank = int(os.environ.get("RANK", 0))
-    set_seed(options.seed + (rank if options.unequal_start else 0))
-    model = build_model(options.model, options.dropout)
-    set_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    record: dict = {"losses": [], "summary": None, "world_collectives": 0}
+def exit_code(run: Callable[[], None]) -> int:
+    """How `run` ended: 0, or 2 for a user's mistake; for a lost site the process exits with 3 at once."""
     try:
-        {"accelerate": run_accelerate, "trainer": run_trainer}[options.integration](options, model, record)
+        run()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,6 +96,21 @@ def run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(3)  # the connections that are left would make a tidy exit wait
+    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """One run; returns the exit code."""
+    options = parse(arguments)
+    rank = int(os.environ.get("RANK", 0))
+    set_seed(options.seed + (rank if options.unequal_start else 0))
+    model = build_model(options.model, options.dropout)
+    set_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    record: dict = {"losses": [], "summary": None, "world_collectives": 0}
+    train = {"accelerate": run_accelerate, "trainer": run_trainer}[options.integration]
+    if code := exit_code(lambda: train(options, model, record)):
+        return code
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
     state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     save_file(state, options.out / f"rank-{rank}.safetensors")

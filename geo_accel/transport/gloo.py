@@ -43,7 +43,7 @@ class GlooTransport:
                 dist.new_group(topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s))
                 for i in range(topology.slices)
             ]
-            # One rank alone has nobody to tell; and every group has a thread that wakes up 100 times a second.
+            # One rank alone has nobody to tell, and every group has a thread of its own.
             site_groups = [
                 dist.new_group(site.ranks, backend="gloo", timeout=seconds(deadline_s))
                 if len(site.ranks) > 1

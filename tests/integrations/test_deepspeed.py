@@ -18,8 +18,6 @@ CONFIG = json.dumps(
     {"sync": {"period": 3, "delay": 1, "schedule": "equal", "outer": "mean"}, "compression": {"codec": "fp32"}}
 )
 STEPS = 30
-
-
 BF16 = ["--dtype", "bf16", "--steps", "11"]
 
 
@@ -104,7 +102,7 @@ def refused(folder: Path, *arguments: str, sites: tuple[int, ...] = (2, 2)) -> s
 
 def test_a_model_prepared_over_all_sites_is_refused(tmp_path):
     assert "the model was prepared over all sites: call geo_accel.keep_deepspeed_in_site(config) before" in refused(
-        tmp_path, "--zero", "1", "--method", "late", sites=(1, 1)
+        tmp_path, "--zero", "1", "--late", sites=(1, 1)
     )
 
 

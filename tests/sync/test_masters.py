@@ -96,7 +96,9 @@ def test_shards_of_all_ranks_together_are_the_whole_model(cut, period):
     stores = [{p: p.detach().view(-1)[one.start : one.stop].clone() for p, one in held.items()} for held in shards]
     told = []
     ranks = [
-        ShardedMasters(find_units(net), topology_of(len(shards), rank), shards, store, told.append)
+        ShardedMasters(
+            find_units(net), topology_of(len(shards), rank), shards, store, lambda selection, _: told.append(selection)
+        )
         for rank, store in enumerate(stores)
     ]
     for masters in ranks:
