@@ -82,7 +82,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.trace import Trace
     from geo_accel.sync.masters import PlainMasters
-    from geo_accel.sync.measure import assemble, measure_handling, measure_links, measure_pairs
+    from geo_accel.sync.measure import Rehearsal, assemble, measure_handling, measure_links, measure_pairs
     from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
@@ -97,12 +97,14 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     tokens = torch.randint(model.config.vocab_size, shape, device=device)
     session = connect(arguments.config) if dist.is_initialized() else None
     carried = {unit.name: unit.numel for unit in units}
+    rehearsal = None
     if session is not None:
         rounds = Rounds(PlainMasters(units, session.topology), session.transport, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
         links = measure_links(session.control, rounds, session.topology, session.config.link)
         pairs = measure_pairs(session.control, rounds, session.topology) if arguments.pairs else ()
+        rehearsal = Rehearsal(rounds, session.topology, Request(mode="stream").codecs)
     timer = LayerTimer(model, units, optimizer)
     for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
         timer.start_step()
@@ -111,12 +113,14 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         optimizer.step()
         optimizer.zero_grad()
         timer.end_step()
+        if rehearsal is not None:
+            rehearsal.once()
     timer.remove()
     computing = timer.result(carried)
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
     if session is None:
         return as_profile(computing, device, ranks=1, **facts)
-    handling = measure_handling(session.control, rounds, session.topology, Request(mode="stream").codecs)
+    handling = measure_handling(session.control, rounds, session.topology, rehearsal)
     profile = assemble(session.control, computing, links, handling, device)
     rounds.close()
     return replace(profile, pairs=pairs, provenance={**profile.provenance, **facts})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from statistics import median
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import torch
 
@@ -17,7 +17,6 @@ from geo_accel.plan.plan import Piece
 from geo_accel.profile.layers import Computing, as_profile
 from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
-from geo_accel.sync.masters import Masters, Selection
 from geo_accel.sync.rounds import Rounds, agree
 from geo_accel.topology import Topology
 from geo_accel.transport.exchange import Scratch, Terms
@@ -28,7 +27,6 @@ _TRIAL_SHARE = 1 / 8
 _MOST_TRIAL_VALUES = 16_000_000
 _TRIAL_BYTES = 512 * 1024
 _SENDINGS = 3
-_TRIALS = 5
 _SHARE_TRIALS = 5
 _BURN_S = 0.1
 # A thread beside training takes half a core from it; more than twice that is a measurement gone wrong.
@@ -92,48 +90,94 @@ def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> 
     return tuple(found)
 
 
+class Rehearsal:
+    """What handling a value costs this rank, from rounds without a network and without effect on the weights.
+
+    They are tried between the steps that are measured anyway, because what a round costs depends on what training has
+    left in the caches and on what the machine's other ranks do at the time: on an idle machine it is a third cheaper.
+    """
+
+    def __init__(self, rounds: Rounds, topology: Topology, codecs: Sequence[str]) -> None:
+        self._masters, self._topology = rounds.masters, topology
+        carried = self._masters.carried
+        length = max(length for _, length in carried)
+        unit = next(i for i, (_, numel) in enumerate(carried) if numel == length)
+        wanted = min(_MOST_TRIAL_VALUES, max(1, int(self._masters.size * _TRIAL_SHARE)))
+        parts = -(-length // wanted)
+        self._selection = self._masters.select([Piece(unit, 0, parts)])
+        # Where ranks hold unlike shares of a unit, all try as much as they carry on average.
+        self.values = torch.zeros(length // parts)
+        self._anchor = torch.zeros_like(self.values)
+        self.codecs = tuple(codecs)
+        self._terms = {
+            codec: Terms(averaging=_trial_rule(codec, len(topology.sites)), scratch=Scratch()) for codec in codecs
+        }
+        self._copying: list[float] = []
+        self._agreeing: dict[str, list[float]] = {codec: [] for codec in codecs}
+
+    def once(self) -> None:
+        """Training thread, at a boundary: every codec once."""
+        self._copying.append(_processor_time(self._copy, self._masters.device))
+        for codec, seconds in self._agreeing.items():
+            if self._topology.carries:
+                seconds.append(_processor_time(lambda codec=codec: self._agree(self._terms[codec])))
+
+    @property
+    def copying_s(self) -> float:
+        """Of the training thread, per value: the snapshot and the application."""
+        return median(self._copying) / max(self.values.numel(), self._selection.length)
+
+    def agreeing_s(self, codec: str) -> float:
+        """Of the background thread, per value; 0 on a rank that carries nothing."""
+        return median(self._agreeing[codec]) / self.values.numel() if self._agreeing[codec] else 0.0
+
+    def _copy(self) -> None:
+        """A snapshot, and an application that adds zeros."""
+        masters, selection = self._masters, self._selection
+        if self._topology.carries:
+            masters.read(selection, torch.empty(selection.length, device=masters.device))
+        masters.add(selection, torch.zeros(len(selection.rows), selection.length, device=masters.device))
+
+    def _agree(self, terms: Terms) -> None:
+        whole = [(0, self.values.numel())]
+        agree(
+            _Loopback(self._topology),
+            terms,
+            self.values,
+            self._anchor,
+            whole,
+            lambda agreed, lo, hi: agreed,
+            replaces=False,
+        )
+
+
 def measure_handling(
-    control: ControlPlane, rounds: Rounds, topology: Topology, codecs: Sequence[str]
+    control: ControlPlane, rounds: Rounds, topology: Topology, rehearsal: Rehearsal
 ) -> dict[str, Handling]:
     """What synchronising costs beside the transfers, by codec: the slowest rank's. Collective.
 
-    Rounds are tried without a network and without effect on the weights. Where the background thread finds no core of
-    its own, training loses what it takes, its share of sending and receiving included.
+    Where the background thread finds no core of its own, training loses what it takes, its share of sending and
+    receiving included.
     """
-    masters = rounds.masters
-    length = max(length for _, length in masters.carried)
-    unit = next(i for i, (_, numel) in enumerate(masters.carried) if numel == length)
-    wanted = min(_MOST_TRIAL_VALUES, max(1, int(masters.size * _TRIAL_SHARE)))
-    selection = masters.select([Piece(unit, 0, -(-length // wanted))])
-    # Where ranks hold unlike shares of a unit, all try to send as much as they carry on average.
-    values = torch.zeros(length // -(-length // wanted))
-    copying = _least_time(lambda: _copy(masters, topology, selection), masters.device)
-    copying *= values.numel() / max(values.numel(), selection.length)
-    share = _share_lost(control, values) if masters.device.type == "cpu" else 0.0
+    on_cpu = rounds.masters.device.type == "cpu"
+    share = _share_lost(control, rehearsal.values) if on_cpu else 0.0
     control.gather("measuring what sending costs", None)
     # Every site sends to all others: what counts is a byte that leaves, whoever it goes to.
     others = len(topology.sites) - 1
     sending = min(rounds.time_transfer(_TRIAL_BYTES // others)[1] for _ in range(_SENDINGS)) / _TRIAL_BYTES
     # What sending a byte takes from computing: nothing where an accelerator computes.
-    lost = _lost_to_sending(control, rounds, others, share, sending) if masters.device.type == "cpu" else 0.0
+    lost = _lost_to_sending(control, rounds, others, share, sending) if on_cpu else 0.0
     mine = {}
-    for name in codecs:
-        rule = _trial_rule(name, len(topology.sites))
-        terms, anchor = Terms(averaging=rule, scratch=Scratch()), torch.zeros_like(values)
-
-        def one_round(terms=terms, anchor=anchor) -> None:
-            whole = [(0, values.numel())]
-            agree(_Loopback(topology), terms, values, anchor, whole, lambda agreed, lo, hi: agreed, replaces=False)
-
-        background = _least_time(one_round, torch.device("cpu")) if topology.carries else 0.0
-        wan = lost * bytes_per_value(rule) * values.numel()
-        mine[name] = [(copying + share * background + wan) / values.numel(), background / values.numel()]
+    for codec in rehearsal.codecs:
+        background = rehearsal.agreeing_s(codec)
+        wan = lost * bytes_per_value(_trial_rule(codec, len(topology.sites)))
+        mine[codec] = [rehearsal.copying_s + share * background + wan, background]
     ranks = control.gather("measuring what rounds cost", mine)
     return {
-        name: Handling(
-            training_s=max(rank[name][0] for rank in ranks), background_s=max(rank[name][1] for rank in ranks)
+        codec: Handling(
+            training_s=max(rank[codec][0] for rank in ranks), background_s=max(rank[codec][1] for rank in ranks)
         )
-        for name in codecs
+        for codec in rehearsal.codecs
     }
 
 
@@ -217,23 +261,16 @@ def _burn(going_on: Callable[[], bool]) -> float:
     return count / max(perf_counter() - start, 1e-9)
 
 
-def _copy(masters: Masters, topology: Topology, selection: Selection) -> None:
-    """A snapshot, and an application that adds zeros."""
-    if topology.carries:
-        masters.read(selection, torch.empty(selection.length, device=masters.device))
-    masters.add(selection, torch.zeros(len(selection.rows), selection.length, device=masters.device))
-
-
-def _least_time(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest trial: what disturbs one only makes it longer."""
-    times = []
-    for _ in range(_TRIALS):
-        start = perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(perf_counter() - start)
-    return min(times)
+def _processor_time(work: Callable[[], object], device: torch.device | None = None) -> float:
+    """This thread's seconds on a processor for `work`, or on an accelerator those that pass until it is done."""
+    clock = perf_counter if device is not None and device.type == "cuda" else thread_time
+    if clock is perf_counter:
+        torch.cuda.synchronize(device)
+    start = clock()
+    work()
+    if clock is perf_counter:
+        torch.cuda.synchronize(device)
+    return clock() - start
 
 
 def _share_lost(control: ControlPlane, values: torch.Tensor) -> float:

@@ -27,7 +27,7 @@ from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.losses import LossWatch
-from geo_accel.sync.measure import assemble, measure_handling, measure_links
+from geo_accel.sync.measure import Rehearsal, assemble, measure_handling, measure_links
 from geo_accel.sync.rounds import Rounds
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.store import ControlPlane
@@ -78,6 +78,7 @@ class Planning:
         self._rounds = rounds
         self._sites = transport.topology.sites
         self._layers: LayerTimer | None = None
+        self._rehearsal: Rehearsal | None = None
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(model, units, optimizer)
         self._links: tuple[tuple[str, Link], ...] = ()
         self._review: Future | None = None
@@ -105,6 +106,7 @@ class Planning:
         self._links = measure_links(self._control, self._rounds, self._transport.topology, self._config.link)
         self._transport.take_swaps()
         self._layers = self._watch()
+        self._rehearsal = Rehearsal(self._rounds, self._transport.topology, self.request.codecs)
         return None
 
     def start_step(self) -> None:
@@ -119,15 +121,15 @@ class Planning:
 
     def measured(self) -> Plan | None:
         """At a boundary while there is no plan: the plan, once enough steps were seen."""
-        layers = self._layers
+        layers, rehearsal = self._layers, self._rehearsal
         layers.end_step()
+        rehearsal.once()
         if not layers.done:
             return None
-        layers.remove()
-        self._layers = None
-        masters, codecs = self._rounds.masters, self.request.codecs
+        self._stop_measuring()
+        masters = self._rounds.masters
         computing = layers.result(dict(masters.carried))
-        handling = measure_handling(self._control, self._rounds, self._transport.topology, codecs)
+        handling = measure_handling(self._control, self._rounds, self._transport.topology, rehearsal)
         self.profile = assemble(self._control, computing, self._links, handling, masters.device)
         self._transport.take_swaps()
         return self._broadcast(self._choose)
@@ -156,7 +158,7 @@ class Planning:
     def _stop_measuring(self) -> None:
         if self._layers is not None:
             self._layers.remove()
-            self._layers = None
+            self._layers = self._rehearsal = None
 
     def saw_step(self, seconds: float) -> None:
         """Not collective: a step took so long, waiting for the WAN not counted."""

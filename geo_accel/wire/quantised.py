@@ -2,24 +2,12 @@
 """Few bits per value, with one scale for each block of values."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import pad
 
-BLOCK = 128
-"""Values that share an fp32 scale, which adds 32 / 128 = 0.25 bits to each."""
-
-# Smaller scales are sent as 0, and with them their block: what is decoded is never subnormal, which some processors
-# flush to 0, so that sites would disagree. The few numbers above the largest count as it: rounded up, the top level
-# times its scale would be infinite.
-_LEAST_SCALE = 1e-36
-_LARGEST = 3.402823e38
-
-# Blocks that are worked on at a time on a CPU, 2 MiB: scratch memory does not grow with the values. A quarter of
-# that stays in the cache better, but beside a thread that trains fewer operations cost less: 10.8 ns per value instead
-# of 12.9 for a whole round. An accelerator wants few and large kernels anyway.
-_BLOCKS = 4096
+from geo_accel.wire import kernels
+from geo_accel.wire.kernels import BLOCK, LARGEST, LEAST_SCALE, STEPS, STRETCH
 
 
 class Quantised:
@@ -42,8 +30,6 @@ class Quantised:
         self.name = f"int{bits}"
         self._bits = bits
         self._planes = 8 // bits
-        # Scales in a block's largest magnitude.
-        self._steps = {8: 127.0, 4: 7.0, 2: 2.0}[bits]
 
     def encoded_bytes(self, numel: int) -> int:
         """Exact payload size, in bytes, of `numel` elements; a multiple of 4."""
@@ -79,32 +65,31 @@ class Quantised:
 
     def _encode(self, values: torch.Tensor, scales: torch.Tensor, codes: torch.Tensor) -> None:
         """`values` (blocks, 128) into `scales` (blocks) and `codes` (blocks, bytes)."""
+        if values.device.type == "cpu":
+            flat = values.view(-1)
+            patterns = flat.view(torch.int32)
+            kernels.encode(flat.numpy(), patterns.numpy(), scales.numpy(), codes.view(-1).numpy(), self._bits)
+        else:
+            self._encode_with_torch(values, scales, codes)
+
+    def _encode_with_torch(self, values: torch.Tensor, scales: torch.Tensor, codes: torch.Tensor) -> None:
         # Two reductions are faster than one over magnitudes, which would have to be written first.
         torch.amax(values, 1, out=scales)
         torch.maximum(scales, values.amin(1).neg_(), out=scales)
-        scales.clamp_(max=_LARGEST).div_(self._steps)
-        scales.masked_fill_(scales < _LEAST_SCALE, 0.0)
+        scales.clamp_(max=LARGEST).div_(STEPS[self._bits])
+        scales.masked_fill_(scales < LEAST_SCALE, 0.0)
         # Divided by, because the reciprocals of the largest scales are subnormal.
         divisors = scales.masked_fill(scales == 0, math.inf).unsqueeze_(1)
         if self._bits == 2:
-            # Not quite the scale, so that the largest value is not at 2, which would be a fifth interval.
-            divisors.mul_(1 + 2**-22)
-        blocks = _at_a_time(values)
-        quotients = values.new_empty(blocks, BLOCK)
-        levels = None if self._bits == 8 else codes.new_empty(blocks, BLOCK)
-        for first, last in _ranges(len(values), blocks):
-            rows = last - first
-            quotient = torch.div(values[first:last], divisors[first:last], out=quotients[:rows])
-            if self._bits == 2:
-                quotient.floor_()  # intervals from -2 to 1
-            else:
-                quotient.round_()
-            # Floats convert to int8 four times as fast as to uint8.
-            if levels is None:
-                codes[first:last].view(torch.int8).copy_(quotient)
-            else:
-                levels[:rows].view(torch.int8).copy_(quotient)
-                self._pack(levels[:rows], codes[first:last])
+            quotients = values.div(divisors.mul_(STRETCH)).floor_()  # intervals from -2 to 1
+        else:
+            quotients = values.div(divisors).round_()
+        # Floats convert to int8 four times as fast as to uint8.
+        levels = quotients.to(torch.int8).view(torch.uint8)
+        if self._bits == 8:
+            codes.copy_(levels)
+        else:
+            self._pack(levels, codes)
 
     def _pack(self, levels: torch.Tensor, codes: torch.Tensor) -> None:
         """Levels as bytes, modulo 256 and overwritten, into codes of 4 or 2 bits.
@@ -123,20 +108,22 @@ class Quantised:
 
     def _decode(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
         """`scales` (blocks) and `codes` (blocks, bytes) into `out` (blocks, 128)."""
+        if out.device.type == "cpu":
+            kernels.decode(scales.numpy(), codes.view(-1).numpy(), out.view(-1).numpy(), self._bits)
+        else:
+            self._decode_with_torch(scales, codes, out)
+
+    def _decode_with_torch(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
         factors = scales.unsqueeze(1)
         if self._bits == 2:
             # Levels are odd halves; twice a level is a whole number, and half a scale is exact.
             factors = factors * 0.5
-        blocks = _at_a_time(out)
-        scratch = None if self._bits == 8 else codes.new_empty(blocks, BLOCK)
-        for first, last in _ranges(len(out), blocks):
-            levels = codes[first:last]
-            if scratch is not None:
-                levels = self._unpack(levels, scratch[: last - first])
-            out[first:last].copy_(levels.view(torch.int8)).mul_(factors[first:last])
+        levels = codes if self._bits == 8 else self._unpack(codes)
+        out.copy_(levels.view(torch.int8)).mul_(factors)
 
-    def _unpack(self, codes: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    def _unpack(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes into the levels of 4 bits, or twice those of 2 bits: bytes, modulo 256."""
+        levels = codes.new_empty(len(codes), BLOCK)
         if self._bits == 4:
             pairs = levels.view(torch.int16).copy_(codes)
             pairs.bitwise_or_(pairs << 4).bitwise_and_(0x0F0F)
@@ -146,12 +133,3 @@ class Quantised:
         fours.mul_(1 << 12 | 1).bitwise_and_(0x000F000F)
         fours.mul_(1 << 6 | 1).bitwise_and_(0x03030303)
         return levels.mul_(2).sub_(3)
-
-
-def _at_a_time(values: torch.Tensor) -> int:
-    """How many of `values` (blocks, 128) to work on at a time."""
-    return min(len(values), _BLOCKS) if values.device.type == "cpu" else len(values)
-
-
-def _ranges(count: int, at_a_time: int) -> Iterator[tuple[int, int]]:
-    return ((first, min(first + at_a_time, count)) for first in range(0, count, at_a_time))

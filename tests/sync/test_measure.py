@@ -11,7 +11,7 @@ from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.sync import measure
 from geo_accel.sync.masters import PlainMasters
-from geo_accel.sync.measure import measure_handling, measure_links
+from geo_accel.sync.measure import Rehearsal, measure_handling, measure_links
 from geo_accel.topology import Site, Topology
 from geo_accel.units import find_units
 
@@ -77,7 +77,25 @@ def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
             future.set_result(self.time_transfer(nbytes))
             return future
 
-    handling = measure_handling(Control(), Costly(), topology, ["fp32", "int8"])
+    rounds = Costly()
+    rehearsal = Rehearsal(rounds, topology, ["fp32", "int8"])
+    rehearsal.once()
+    handling = measure_handling(Control(), rounds, topology, rehearsal)
+    assert list(handling) == ["fp32", "int8"]
     for name, found in handling.items():
         rule = Averaging(codec=name, exchange=exchange_for(len(SITES)))
         assert found.training_s == pytest.approx(1e-3 * bytes_per_value(rule), rel=0.02)
+
+
+def test_rehearsing_changes_no_weight_and_counts_each_codec():
+    topology = Topology(sites=SITES, rank=0)
+    rounds = Rounds()
+    rounds.masters = PlainMasters(find_units(model := torch.nn.Linear(512, 512)), topology)
+    before = [parameter.clone() for parameter in model.parameters()]
+    rehearsal = Rehearsal(rounds, topology, ["fp32", "int4"])
+    for _ in range(3):
+        rehearsal.once()
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    # Somewhere between a hundredth of a nanosecond and ten microseconds, whatever the machine.
+    for seconds in (rehearsal.copying_s, rehearsal.agreeing_s("fp32"), rehearsal.agreeing_s("int4")):
+        assert 1e-11 < seconds < 1e-5

@@ -5,6 +5,8 @@ import struct
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geo_accel.wire.quantised import BLOCK, Quantised
 
@@ -71,3 +73,28 @@ def test_blocks_of_tiny_values_are_zeros(bits):
     # Codes are those of 0 (or the level above it), not whatever 0 / 0 converts to.
     assert set(payload[8:]) == {{8: 0, 4: 0x88, 2: 0b10101010}[bits]}
     assert decoded(bits, payload, 150) == [0.0] * 150
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@given(
+    st.lists(
+        st.one_of(
+            st.floats(width=32, allow_nan=False, allow_infinity=False),
+            st.sampled_from([0.0, -0.0, 1e-37, -1e-44, 3.4028235e38, -3.4028235e38, 127.5, 0.5]),
+        ),
+        min_size=BLOCK,
+        max_size=BLOCK,
+    )
+)
+def test_an_accelerators_operations_give_the_same_bits_as_the_cpus_loops(bits, numbers):
+    codec, values = Quantised(bits), torch.tensor([numbers, [2.0**-20 * number for number in numbers]])
+    payload = codec.encode(values.view(-1), torch.empty(codec.encoded_bytes(values.numel()), dtype=torch.uint8))
+    scales, codes = codec._parts(payload)
+    with_torch = torch.empty_like(scales), torch.empty_like(codes)
+    codec._encode_with_torch(values, *with_torch)
+    assert torch.equal(scales.view(torch.int32), with_torch[0].view(torch.int32))
+    assert torch.equal(codes, with_torch[1])
+    here, there = torch.empty_like(values), torch.empty_like(values)
+    codec.decode(payload, here.view(-1))
+    codec._decode_with_torch(scales, codes, there)
+    assert torch.equal(here.view(torch.int32), there.view(torch.int32))

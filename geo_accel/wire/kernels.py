@@ -1,0 +1,97 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The quantised codecs' loops for CPUs, compiled by numba: bit for bit what `Quantised` computes with torch elsewhere.
+
+On a CPU most of what a round takes from training is memory: with torch's operations a value goes through it ten times,
+here once each way.
+"""
+
+import numpy as np
+from numba import njit
+
+BLOCK = 128
+"""Values that share an fp32 scale, which adds 32 / 128 = 0.25 bits to each."""
+
+STEPS = {8: 127.0, 4: 7.0, 2: 2.0}
+"""By bits, scales in a block's largest magnitude."""
+
+LEAST_SCALE = 1e-36
+"""Smaller scales are sent as 0, and with them their block: what is decoded is never subnormal, which some processors
+flush to 0, so that sites would disagree."""
+
+LARGEST = 3.402823e38
+"""The few numbers above it count as it: rounded up, the top level times its scale would be infinite."""
+
+STRETCH = 1 + 2**-22
+"""Not quite the scale divides values to be of 2 bits, so that the largest is not at 2, which would be a fifth
+interval."""
+
+_LARGEST, _LEAST_SCALE, _STRETCH = np.float32(LARGEST), np.float32(LEAST_SCALE), np.float32(STRETCH)
+_STEPS_8, _STEPS_4, _STEPS_2 = (np.float32(STEPS[bits]) for bits in (8, 4, 2))
+_INFINITE, _ZERO, _HALF = np.float32(np.inf), np.float32(0), np.float32(0.5)
+_WITHOUT_SIGN = np.int32(0x7FFFFFFF)
+
+
+def _compiled(signature: str):
+    """Compiled when first imported, and kept beside the module or in the user's cache; without Python's lock."""
+    return njit(signature, nogil=True, cache=True, error_model="numpy")
+
+
+@_compiled("void(f4[::1], i4[::1], f4[::1], u1[::1], i8)")
+def encode(values, patterns, scales, codes, bits):
+    """`values` (n * 128 fp32), `patterns` the same memory as int32, into `scales` (n) and `codes` (n * 16 * bits)."""
+    steps = _STEPS_8 if bits == 8 else _STEPS_4 if bits == 4 else _STEPS_2
+    largest = np.zeros(1, np.int32)
+    levels = np.zeros(BLOCK, np.uint8)
+    for block in range(len(scales)):
+        begin = block * BLOCK
+        # Magnitudes are ordered as their bits are, and whole numbers compare many at a time.
+        most = np.int32(0)
+        for i in range(begin, begin + BLOCK):
+            most = max(most, patterns[i] & _WITHOUT_SIGN)
+        largest[0] = most
+        scale = min(largest.view(np.float32)[0], _LARGEST) / steps
+        if scale < _LEAST_SCALE:
+            scale = _ZERO
+        scales[block] = scale
+        divisor = scale if scale > _ZERO else _INFINITE
+        if bits == 8:
+            for i in range(BLOCK):
+                levels[i] = np.uint8(np.int32(np.rint(values[begin + i] / divisor)))
+            for i in range(BLOCK):
+                codes[begin + i] = levels[i]
+        elif bits == 4:
+            for i in range(BLOCK):
+                levels[i] = np.uint8(np.int32(np.rint(values[begin + i] / divisor)) + 8)
+            for i in range(BLOCK // 2):
+                codes[block * (BLOCK // 2) + i] = levels[2 * i] | levels[2 * i + 1] << 4
+        else:
+            divisor *= _STRETCH
+            for i in range(BLOCK):
+                levels[i] = np.uint8(np.int32(np.floor(values[begin + i] / divisor)) + 2)
+            for i in range(BLOCK // 4):
+                low = levels[4 * i] | levels[4 * i + 1] << 2
+                high = levels[4 * i + 2] | levels[4 * i + 3] << 2
+                codes[block * (BLOCK // 4) + i] = low | high << 4
+
+
+@_compiled("void(f4[::1], u1[::1], f4[::1], i8)")
+def decode(scales, codes, out, bits):
+    """`scales` (n) and `codes` (n * 16 * bits) into `out` (n * 128 fp32)."""
+    for block in range(len(scales)):
+        begin, scale = block * BLOCK, scales[block]
+        if bits == 8:
+            for i in range(BLOCK):
+                out[begin + i] = np.float32(np.int8(codes[begin + i])) * scale
+        elif bits == 4:
+            for i in range(BLOCK // 2):
+                pair = codes[block * (BLOCK // 2) + i]
+                out[begin + 2 * i] = np.float32(np.int32(pair & 15) - 8) * scale
+                out[begin + 2 * i + 1] = np.float32(np.int32(pair >> 4) - 8) * scale
+        else:
+            half = scale * _HALF
+            for i in range(BLOCK // 4):
+                four = np.int32(codes[block * (BLOCK // 4) + i])
+                out[begin + 4 * i] = np.float32((four & 3) * 2 - 3) * half
+                out[begin + 4 * i + 1] = np.float32((four >> 2 & 3) * 2 - 3) * half
+                out[begin + 4 * i + 2] = np.float32((four >> 4 & 3) * 2 - 3) * half
+                out[begin + 4 * i + 3] = np.float32((four >> 6) * 2 - 3) * half
