@@ -14,8 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import datasets
+import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env, patch_environment
 from peft import PeftModel
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.trainer import TRAINER_STATE_NAME
@@ -37,9 +39,15 @@ class JoiningArguments(TrainingArguments):
     """TrainingArguments, which join the other processes, with --ddp_timeout also on CPU."""
 
     def __post_init__(self) -> None:
+        timeout = timedelta(seconds=self.ddp_timeout)
         if self.use_cpu:
             # Its own start without a GPU forgets the timeout; it will find the processes joined already.
-            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
+            PartialState(cpu=True, timeout=timeout)
+        elif (self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")) and not torch.cuda.is_available():
+            # A rehearsal. Without a GPU it would choose no backend, and every process would train alone.
+            with patch_environment(ACCELERATE_USE_DEEPSPEED="true"):
+                PartialState(backend="gloo", timeout=timeout)
+            self.accelerator_config = {"use_configured_state": True}
         super().__post_init__()
 
 
@@ -52,6 +60,9 @@ def run(arguments: Sequence[str]) -> None:
         )
         resume_from = check(training_arguments)
         quieten(training_arguments)
+        if training_arguments.deepspeed_plugin is not None and not geo_arguments.no_geo:
+            # Before the model, which ZeRO-3 partitions while it is loaded.
+            geo_accel.keep_deepspeed_in_site(geo_arguments.geo_config)
         prepared = prepare(
             model_arguments,
             data_arguments,

@@ -20,9 +20,10 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import DummyOptim, DummyScheduler, InitProcessGroupKwargs, ProjectConfiguration
 from accelerate.utils.constants import RNG_STATE_NAME
 from peft import PeftModel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import SchedulerType, default_data_collator, get_scheduler
@@ -98,6 +99,8 @@ def run(arguments: Sequence[str]) -> None:
             (ModelArguments, DataTrainingArguments, LoopArguments, GeoArguments), arguments
         )
         accelerator = start(loop)
+        if accelerator.state.deepspeed_plugin is not None:
+            prepare_deepspeed(accelerator, loop, geo_arguments)
         evaluates = data_arguments.validation_file is not None or not geo_arguments.private_data
         prepared = prepare(
             model_arguments, data_arguments, geo_arguments, train=True, evaluate=evaluates, seed=loop.seed
@@ -108,14 +111,7 @@ def run(arguments: Sequence[str]) -> None:
         steps_per_epoch = smallest(accelerator, math.ceil(len(train_loader) / loop.gradient_accumulation_steps))
         max_steps = loop.max_train_steps or loop.num_train_epochs * steps_per_epoch
         first_step = resume_step(loop.resume_from_checkpoint, steps_per_epoch)
-        optimizer = torch.optim.AdamW(decay_groups(prepared.model, loop.weight_decay), lr=loop.learning_rate)
-        # An accelerated scheduler advances once per process at each step.
-        scheduler = get_scheduler(
-            loop.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=loop.num_warmup_steps * accelerator.num_processes,
-            num_training_steps=max_steps * accelerator.num_processes,
-        )
+        optimizer, scheduler = build_optimizer(accelerator, prepared.model, loop, max_steps)
         model, optimizer, scheduler = accelerator.prepare(prepared.model, optimizer, scheduler)
         if loop.with_tracking:
             settings = asdict(loop) | asdict(data_arguments) | asdict(model_arguments) | {"token": None}
@@ -180,18 +176,56 @@ def run(arguments: Sequence[str]) -> None:
 
 def start(loop: LoopArguments) -> Accelerator:
     """Join the other processes. All ranks derive the order of the data from the seed, so none has to be told."""
+    joining = InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))
+    if not torch.cuda.is_available():
+        joining.backend = "gloo"  # with DeepSpeed it would choose none
     accelerator = Accelerator(
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
         log_with=loop.report_to if loop.with_tracking else None,
         project_config=ProjectConfiguration(project_dir=loop.output_dir, save_on_each_node=loop.save_on_each_node),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=loop.seed),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))],
+        kwargs_handlers=[joining],
         rng_types=[],
     )
     if not accelerator.is_local_main_process:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
     return accelerator
+
+
+def prepare_deepspeed(accelerator: Accelerator, loop: LoopArguments, arguments: GeoArguments) -> None:
+    """What DeepSpeed has to know before there is a model, which ZeRO-3 partitions while it is loaded."""
+    if not arguments.no_geo:
+        geo_accel.keep_deepspeed_in_site(arguments.geo_config)
+    auto = {
+        "train_micro_batch_size_per_gpu": loop.per_device_train_batch_size,
+        "gradient_clipping": loop.max_grad_norm,
+    }
+    for key in auto:
+        accelerator.state.deepspeed_plugin.fill_match(key, must_match=False, **auto)
+
+
+def build_optimizer(
+    accelerator: Accelerator, model: torch.nn.Module, loop: LoopArguments, max_steps: int
+) -> tuple[torch.optim.Optimizer | DummyOptim, LRScheduler | DummyScheduler]:
+    """AdamW and its learning rate's course, or Accelerate's stand-ins where DeepSpeed's JSON has an optimizer."""
+    groups = decay_groups(model, loop.weight_decay)
+
+    def schedule(optimizer: torch.optim.Optimizer, advances: int = 1) -> LRScheduler:
+        return get_scheduler(
+            loop.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=loop.num_warmup_steps * advances,
+            num_training_steps=max_steps * advances,
+        )
+
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and "optimizer" in plugin.deepspeed_config:
+        optimizer = DummyOptim(groups, lr=loop.learning_rate, weight_decay=loop.weight_decay)
+        return optimizer, DummyScheduler(optimizer, lr_scheduler_callable=schedule)
+    optimizer = torch.optim.AdamW(groups, lr=loop.learning_rate)
+    # An accelerated scheduler advances once per process at each step.
+    return optimizer, schedule(optimizer, accelerator.num_processes)
 
 
 def build_loaders(

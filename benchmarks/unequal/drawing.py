@@ -33,7 +33,7 @@ def draw(path: Path, by_scenario: dict[str, list[dict]]) -> None:
                 if row["method"] in _SHOWN:
                     colour, line = _SHOWN[row["method"]]
                     axes.plot(*zip(*row["curve"], strict=True), "o", color=colour, ls=line, ms=4, label=row["method"])
-            target = next(row["loss"] for row in rows if row["method"] == BASELINE)
+            target = next(row["curve"][-1][1] for row in rows if row["method"] == BASELINE)
             axes.axhline(target, color=_SHOWN[BASELINE][0], lw=0.8, ls=(0, (1, 2)))
             axes.set_title(scenario)
             axes.set_xlabel("seconds")

@@ -5,7 +5,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.unequal.setting import BASELINE, METHODS, UPLINKS
+from benchmarks.unequal.setting import BASELINE, METHODS, SHARES, UPLINKS, shares_of
 
 HEADINGS = ("method", "sends", "exchange", "H", "step s", "loss", "s to target", "speed", "sent after s")
 
@@ -16,28 +16,30 @@ def recordings(folder: Path) -> list[dict]:
 
 
 def compare(sites: list[dict]) -> list[dict]:
-    """One row per method, about its longest run but for the curve: seconds and held-out loss of each length."""
+    """One row per method, about the run of the length that all have; `curve` has seconds and held-out loss of each."""
     rows = []
     for method in METHODS:
         curve = [
-            (max(run["whole_s"] for run in runs), runs[0]["loss"])
-            for runs in zip(*(site[method] for site in sites), strict=True)
+            (max(run["whole_s"] for run in alike), alike[0]["loss"])
+            for alike in zip(*(site[method] for site in sites), strict=True)
         ]
-        longest = [site[method][-1] for site in sites]
+        common = shares_of(method).index(SHARES[-1])
+        runs = [site[method][common] for site in sites]
         rows.append(
             {
                 "method": method,
-                "plan": longest[0]["plan"],
-                "step_s": max(_step_s(run["boundaries"]) for run in longest),
-                "loss": curve[-1][1],
+                "plan": runs[0]["plan"],
+                "step_s": max(_step_s(run["boundaries"]) for run in runs),
+                "loss": curve[common][1],
                 "curve": curve,
-                "sending_s": [run["sending_s"] for run in longest],
+                "sending_s": [run["sending_s"] for run in runs],
             }
         )
     baseline = next(row for row in rows if row["method"] == BASELINE)
+    whole_s, target = baseline["curve"][-1]
     for row in rows:
-        row["to_target_s"] = reach(row["curve"], baseline["loss"])
-        row["speedup"] = baseline["curve"][-1][0] / row["to_target_s"] if row["to_target_s"] else None
+        row["to_target_s"] = reach(row["curve"], target)
+        row["speedup"] = whole_s / row["to_target_s"] if row["to_target_s"] else None
     return rows
 
 

@@ -9,10 +9,11 @@ FAST_DOWNLINK = 1000.0
 SCENARIOS = {"slow both ways": UPLINKS, "slow uplinks": (FAST_DOWNLINK,) * len(UPLINKS)}
 """Downlinks by site, Mbit/s."""
 GROUP = Group(task="finetune", sites=len(UPLINKS), split="own")
-RATE, STEPS = 2e-3, 240
-SHARES = (0.2, 1 / 3, 1.0)
+RATE, STEPS = 2e-3, 960
+SHARES = (1 / 12, 1 / 6, 1 / 3)
 """Every method is trained with so many of the steps, each time with its whole learning-rate schedule: what a shorter
-run ends with cannot be read off a longer one, whose rate is still high there."""
+run ends with cannot be read off a longer one, whose rate is still high there. The baseline takes all of them, and what
+it ends with is the others' target."""
 
 BASELINE = "top-k 1 %, rest lost"
 _TOPK = {"codec": "topk"}
@@ -42,3 +43,8 @@ METHODS = {
     "auto": {},
 }
 """geo_accel's settings by method."""
+
+
+def shares_of(method: str) -> tuple[float, ...]:
+    """Of the steps, in the runs of `method`; all methods have the longest of `SHARES`."""
+    return (SHARES[-1], 1.0) if method == BASELINE else SHARES

@@ -28,7 +28,7 @@ from benchmarks.loss.training import (
     summed_loss,
     train_step,
 )
-from benchmarks.unequal.setting import GROUP, METHODS, RATE, SHARES
+from benchmarks.unequal.setting import GROUP, METHODS, RATE, shares_of
 from geo_accel import GeoSync
 from geo_accel.testing.bytes_worker import bytes_sent
 
@@ -40,7 +40,7 @@ def main(material: Path, folder: Path, steps: int) -> None:
     accelerator = Accelerator(cpu=True)
     start, results = Material.read(material), {}
     for name, config in METHODS.items():
-        results[name] = [train(accelerator, start, config, round(share * steps)) for share in SHARES]
+        results[name] = [train(accelerator, start, config, round(share * steps)) for share in shares_of(name)]
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
     accelerator.end_training()
 

@@ -3,14 +3,16 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, is_initialized
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from transformers.integrations import deepspeed_config
 
-from geo_accel.config import load_config
+from geo_accel.config import GeoConfig, load_config
 from geo_accel.config_file import BLOCK
 from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.session import ConfigSource, Session, connect
@@ -26,21 +28,33 @@ def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     `deepspeed.initialize`, and with ZeRO-3 before the model is created. `plug_into` calls it, which is early enough
     for ZeRO 0 to 2. `config` is as everywhere, a DeepSpeed JSON with a "geo_accel" block for one.
 
-    `config` None is the "geo_accel" block of the DeepSpeed JSON that Accelerate or Trainer was given, if it has one. A
-    second call returns the first one's session. Returns None, and leaves DeepSpeed as it is, where there is nothing
-    to synchronise. Raises as `connect` does, and ValueError for versions of DeepSpeed that are not supported and for a
-    second call with another config.
+    `config` None is the "geo_accel" block of the DeepSpeed JSON that Accelerate or Trainer was given, if it has one.
+    Sites are connected once: a later call returns the same session, with the config that it is given if any.
+
+    Returns None, and leaves DeepSpeed as it is, where there is nothing to synchronise. Raises as `connect` does, and
+    ValueError for versions of DeepSpeed that are not supported and for a later call whose sites, link or deadlines are
+    others.
     """
     backend = seam.installed()
     if backend is not None:
-        if config is not None and load_config(config) != backend.session.config:
-            raise ValueError("geo_accel is connected already, with another config: give the same one everywhere.")
-        return backend.session
+        config = _block_of_accelerate() if config is None else config
+        return backend.session if config is None else _with_config(backend.session, load_config(config))
     seam.require_version()
     session = connect(_block_of_accelerate() if config is None else config)
     if session is not None:
         seam.install(seam.GeoBackend(session))
     return session
+
+
+def _with_config(session: Session, config: GeoConfig) -> Session:
+    """The same connections for another training."""
+    for key in ("sites", "link", "resilience"):
+        if getattr(config, key) != getattr(session.config, key):
+            raise ValueError(
+                f"geo_accel connected the sites already, with another {key}: {getattr(session.config, key)}; give the "
+                "same everywhere."
+            )
+    return replace(session, config=config)
 
 
 def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> Engine:
@@ -69,7 +83,8 @@ def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
 def _block_of_accelerate() -> dict | None:
     """What stands in the JSON of `accelerate launch` or `--deepspeed`."""
     plugin = AcceleratorState().deepspeed_plugin if is_initialized() else None
-    config = plugin.deepspeed_config if plugin is not None else {}
+    # Before there is a Trainer, its arguments are all that knows the file.
+    config = (plugin.deepspeed_config if plugin is not None else deepspeed_config()) or {}
     return {BLOCK: config[BLOCK]} if BLOCK in config else None
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""One DeepSpeed training run on this rank, through `deepspeed.initialize`, synchronised by geo_accel.
+"""One DeepSpeed training run on this rank, through `deepspeed.initialize`, synchronised by geo_accel; or, to compare
+with, the same without DeepSpeed.
 
 Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, counts of collectives, agreement) and
 `rank-R.safetensors` (the model that the rank computes with, its parameters whole) into --out.
@@ -10,11 +11,13 @@ import json
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from torch import nn
@@ -23,7 +26,7 @@ from geo_accel import GeoSync, keep_deepspeed_in_site
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.testing.train_worker import exit_code, separated
 
-MODEL, BATCH, SEED = "gpt2", 2, 0
+BATCH, RATE, SEED = 2, 1e-3, 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,6 +34,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--zero", type=int, default=0, choices=range(4))
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--offload", action="store_true", help="masters and optimizer state on the CPU")
+    parser.add_argument("--plain", choices=("geo", "ddp"), help="without DeepSpeed, to compare with")
+    parser.add_argument("--model", default="gpt2")
+    parser.add_argument("--optimizer", choices=("SGD", "AdamW"), default="AdamW")
     parser.add_argument("--early", action="store_true", help="create the model partitioned, as from_pretrained does")
     parser.add_argument("--late", action="store_true", help="keep to the site only after DeepSpeed has prepared all")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
@@ -63,9 +69,10 @@ def settings(options: argparse.Namespace) -> dict:
     zero: dict = {"stage": options.zero, "stage3_param_persistence_threshold": 100}
     if options.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
+    optimizer = {"lr": RATE, **({"torch_adam": True} if options.optimizer == "AdamW" else {})}
     return {
         "train_micro_batch_size_per_gpu": BATCH,
-        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
+        "optimizer": {"type": options.optimizer, "params": optimizer},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -74,26 +81,56 @@ def settings(options: argparse.Namespace) -> dict:
     }
 
 
-def train(options: argparse.Namespace) -> None:
-    rank = int(os.environ["RANK"])
-    options.out.mkdir(parents=True, exist_ok=True)
-    told = settings(options)
-    if not options.late:
+class PlainEngine:
+    """The same training without DeepSpeed, with Accelerate's DDP: over all ranks, or kept in the site by geo_accel."""
+
+    def __init__(self, model: nn.Module, options: argparse.Namespace) -> None:
+        self.accelerator = Accelerator(cpu=True)
+        optimizer = getattr(torch.optim, options.optimizer)(model.parameters(), lr=RATE)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.module, self.global_steps, self.skipped_steps = model, 0, 0
+
+    def __call__(self, **batch: torch.Tensor) -> object:
+        return self.wrapped(**batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.global_steps += 1
+
+
+def start(options: argparse.Namespace, told: dict) -> tuple:
+    """The engine that trains, and what synchronises it or None."""
+    if not options.late and not options.plain:
         keep_deepspeed_in_site(told)
     torch.manual_seed(SEED)
     if options.early:
         with deepspeed.zero.Init(config_dict_or_path=told):
-            model = build_model(MODEL)
+            model = build_model(options.model)
     else:
-        model = build_model(MODEL)
-    engine, *_ = deepspeed.initialize(model=model, config=told)
-    geo = GeoSync(model=engine, config=told)
-    before = spanning_collectives(geo)
+        model = build_model(options.model)
+    if not options.plain:
+        engine, *_ = deepspeed.initialize(model=model, config=told)
+        return engine, GeoSync(model=engine, config=told)
+    plain = PlainEngine(model, options)
+    if options.plain == "ddp":
+        return plain, None
+    return plain, GeoSync(accelerator=plain.accelerator, model=plain.wrapped, optimizer=plain.optimizer, config=told)
+
+
+def train(options: argparse.Namespace) -> None:
+    rank = int(os.environ["RANK"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    engine, geo = start(options, settings(options))
+    before = spanning_collectives(geo) if geo is not None else 0
     if options.resume:
         engine.load_checkpoint(options.resume)
     record: dict = {"losses": []}
-    examples = build_data(MODEL, 64, seed=SEED)
-    with geo:
+    examples = build_data(options.model, 64, seed=SEED)
+    with geo or nullcontext():
         while engine.global_steps < options.steps:
             loss = engine(**batch_of(examples, engine.global_steps)).loss
             if engine.global_steps + 1 == options.overflow_at and os.environ.get("GROUP_RANK") == "0":
@@ -101,12 +138,14 @@ def train(options: argparse.Namespace) -> None:
             engine.backward(loss)
             engine.step()
             record["losses"].append(loss.item())
-            geo.step()
+            if geo is not None:
+                geo.step()
             if engine.global_steps == options.save_at:
                 engine.save_checkpoint(str(options.out / "checkpoint"))
         record["unlike"] = digest(engine.module)
-    record["spanning"] = spanning_collectives(geo) - before
-    record["summary"] = geo.summary()
+    if geo is not None:
+        record["spanning"] = spanning_collectives(geo) - before
+        record["summary"] = geo.summary()
     record["skipped"] = engine.skipped_steps
     record["copies_agree"] = copies_agree(engine.module)
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))

@@ -37,9 +37,13 @@ class ResNet(nn.Module):
 
 
 def build_model(kind: str, dropout: float = 0.0) -> nn.Module:
-    """ "gpt2", "llama", "lora" (GPT-2 with adapters), "resnet" or "frozen"; weights follow the global seed."""
+    """ "gpt2", "llama", both with adapters as "lora", "llama-lora"; "resnet", "frozen". Weights follow the global seed."""
     if kind == "resnet":
         return ResNet()
+    if kind == "llama-lora":
+        from peft import LoraConfig, get_peft_model
+
+        return get_peft_model(build_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     if kind == "llama":
         return LlamaForCausalLM(
             LlamaConfig(

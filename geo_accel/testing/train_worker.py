@@ -19,14 +19,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs, PartialState
 from accelerate.local_sgd import LocalSGD
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import DeepSpeedPlugin, DummyOptim, DummyScheduler, set_seed
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from geo_accel import GeoSync, SiteLostError, plug_into, shard_in_site
+from geo_accel import GeoSync, SiteLostError, keep_deepspeed_in_site, plug_into, shard_in_site
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.units import checksums, find_units
 
@@ -36,6 +37,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--integration", choices=("accelerate", "trainer"), default="accelerate")
     parser.add_argument("--method", choices=("geo", "ddp", "local_sgd", "none", "average_first"), default="geo")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
+    parser.add_argument("--deepspeed", default=None, help="a DeepSpeed JSON file, whose geo_accel block counts")
     parser.add_argument("--model", default="gpt2")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
     parser.add_argument("--lr", type=float, default=0.1)
@@ -103,6 +105,8 @@ def run(arguments: list[str]) -> int:
     """One run; returns the exit code."""
     options = parse(arguments)
     rank = int(os.environ.get("RANK", 0))
+    if options.deepspeed:
+        AcceleratorState._reset_state()  # it would keep an earlier run's JSON
     set_seed(options.seed + (rank if options.unequal_start else 0))
     model = build_model(options.model, options.dropout)
     set_seed(options.seed)
@@ -112,9 +116,17 @@ def run(arguments: list[str]) -> int:
     if code := exit_code(lambda: train(options, model, record)):
         return code
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
-    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, options.out / f"rank-{rank}.safetensors")
+    save_file(state_of(model, options), options.out / f"rank-{rank}.safetensors")
     return 0
+
+
+def state_of(model: torch.nn.Module, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """What the model computes with. With DeepSpeed, which may have partitioned it, collective inside the site."""
+    if options.deepspeed:
+        from geo_accel.testing.deepspeed_worker import whole
+
+        return whole(model)
+    return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
 
 
 def act_out(options: argparse.Namespace, step: int) -> None:
@@ -138,12 +150,26 @@ def fingerprint(model: torch.nn.Module) -> int:
     return hash(tuple(checksums(find_units(model)).values()))
 
 
-def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
+def settings(options: argparse.Namespace) -> dict | None:
+    """The config for geo_accel; None where it stands in the DeepSpeed JSON."""
+    return None if options.deepspeed else json.loads(options.config)
+
+
+def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> tuple:
+    """Optimizer and scheduler; with DeepSpeed, whose JSON has the optimizer, Accelerate's stand-ins for them."""
+    if options.deepspeed:
+        optimizer = DummyOptim(model.parameters(), lr=options.lr)
+        return optimizer, DummyScheduler(optimizer, lr_scheduler_callable=constant)
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.lr)
+        trainable = [torch.nn.Parameter(torch.zeros(1))]
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.optimizer]
-    return kind(trainable, lr=options.lr)
+    optimizer = kind(trainable, lr=options.lr)
+    return optimizer, constant(optimizer)
+
+
+def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
 
 def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> None:
@@ -154,10 +180,15 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
         mixed_precision="bf16" if options.bf16 else "no",
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         project_dir=str(options.out),
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=options.deepspeed) if options.deepspeed else None,
+        # Without an accelerator there is no backend that DeepSpeed's launch would choose.
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if options.deepspeed else None,
     )
+    config = settings(options)
+    if options.deepspeed:
+        keep_deepspeed_in_site()
     data = build_data(options.model, options.examples, options.data_seed)
-    optimizer = build_optimizer(options, model)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    optimizer, scheduler = build_optimizer(options, model)
     # A generator of its own: else every new iterator draws a seed from the global one, which a resumed run would
     # do once more than the run it continues, and dropout masks would differ.
     order = torch.Generator().manual_seed(options.seed)
@@ -170,8 +201,8 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
     if options.method == "geo":
         time.sleep(options.late_s)
         if options.private:
-            loader = shard_in_site(loader, json.loads(options.config))
-        geo = GeoSync(accelerator=accelerator, model=wrapped, optimizer=optimizer, config=json.loads(options.config))
+            loader = shard_in_site(loader, config)
+        geo = GeoSync(accelerator=accelerator, model=wrapped, optimizer=optimizer, config=config)
     elif options.method == "local_sgd":
         local = LocalSGD(accelerator=accelerator, model=wrapped, local_sgd_steps=options.local_sgd_steps)
     step = 0
@@ -267,9 +298,12 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         strategies |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every}
     if options.load_best:
         strategies |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    if options.deepspeed:
+        PartialState(backend="gloo")
+        strategies |= {"deepspeed": options.deepspeed, "accelerator_config": {"use_configured_state": True}}
     arguments = TrainingArguments(
         output_dir=str(options.out / "trainer"),
-        use_cpu=True,
+        use_cpu=not options.deepspeed,
         bf16=options.bf16,
         gradient_checkpointing=options.checkpointing,
         max_steps=options.steps,
@@ -296,7 +330,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
     callback = None
     if options.method == "geo":
         time.sleep(options.late_s)
-        callback = plug_into(trainer, json.loads(options.config), data="private" if options.private else "shared")
+        callback = plug_into(trainer, settings(options), data="private" if options.private else "shared")
     trainer.train(resume_from_checkpoint=options.resume)
     record["history"] = trainer.state.log_history
     record["steps"] = trainer.state.global_step

@@ -5,19 +5,25 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from geo_accel import ConfigError, load_config
 from geo_accel.testing.launch import Finished, run_workers
+from geo_accel.testing.models import build_data, build_model
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 pytest.importorskip("deepspeed")
+
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
 # Whole units, so that every way of holding the masters sends the same values in the same rounds.
 CONFIG = json.dumps(
     {"sync": {"period": 3, "delay": 1, "schedule": "equal", "outer": "mean"}, "compression": {"codec": "fp32"}}
 )
-STEPS = 30
+EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1, "outer": "mean"}, "compression": {"codec": "fp32"}})
+SEED, STEPS = 0, 30
+SGD = ["--optimizer", "SGD", "--steps", "20"]
 BF16 = ["--dtype", "bf16", "--steps", "11"]
 
 
@@ -33,6 +39,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deepspeed")
     wanted = {
         **{f"zero-{stage}": ["--zero", str(stage), "--steps", str(STEPS)] for stage in range(4)},
+        "plain": ["--plain", "geo", "--steps", str(STEPS)],
+        "ddp": ["--plain", "ddp", *SGD],
+        "every-step": ["--zero", "1", *SGD, "--config", EVERY_STEP],
+        "lora": ["--zero", "1", "--model", "llama-lora", "--steps", "12"],
         "bf16-0": [*BF16, "--zero", "0"],
         "bf16-1": [*BF16, "--zero", "1"],
         "bf16-2": [*BF16, "--zero", "2", "--offload", "--save-at", "5"],
@@ -44,11 +54,11 @@ def runs(tmp_path_factory):
     commands = [
         word
         for name, how in wanted.items()
-        for word in (*how, "--config", CONFIG, "--out", str(folder / name), "--and")
+        for word in ("--config", CONFIG, *how, "--out", str(folder / name), "--and")
     ]
     finished = launch(commands[:-1])
     assert [one.returncode for one in finished] == [0] * 4, "\n".join(one.output[-1500:] for one in finished)
-    return {
+    return {"folder": folder} | {
         name: (
             [json.loads((folder / name / f"rank-{rank}.json").read_text()) for rank in range(4)],
             [load_file(folder / name / f"rank-{rank}.safetensors") for rank in range(4)],
@@ -73,11 +83,60 @@ def test_what_is_computed_stays_in_the_site_and_sites_agree_in_the_end(runs, nam
     assert {str(values.dtype) for values in weights[0].values()} == {dtype}
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_every_stage_trains_like_plain_data_parallelism(runs, stage):
-    for plain, sharded in zip(runs["zero-0"][0], runs[f"zero-{stage}"][0], strict=True):
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_trains_as_without_deepspeed(runs, stage):
+    for plain, sharded in zip(runs["plain"][0], runs[f"zero-{stage}"][0], strict=True):
         assert len(sharded["losses"]) == STEPS
         assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-4)
+
+
+def test_averaging_every_step_is_data_parallelism_over_all_ranks(runs):
+    (ddp, over_all), (records, weights) = runs["ddp"], runs["every-step"]
+    assert [record["losses"] for record in records] == [pytest.approx(record["losses"], abs=1e-5) for record in ddp]
+    start = starting_weights("gpt2")
+    for name, values in weights[0].items():
+        assert (values - over_all[0][name]).abs().max() < 1e-5
+    assert max((values - start[name]).abs().max() for name, values in weights[0].items()) > 1e-3
+
+
+def starting_weights(kind: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(SEED)
+    return dict(build_model(kind).named_parameters())
+
+
+def test_of_lora_only_adapters_cross_the_wan(runs):
+    records, weights = runs["lora"]
+    adapters = sum(values.numel() for name, values in weights[0].items() if "lora_" in name)
+    exchanges = 12 // 3 + 1  # one per period, and the flush
+    sent = sum(record["summary"]["wan_bytes"] for record in records[:2])
+    # Beside the values themselves a seal with every message: one at most for each rank, step and flush.
+    assert 0 <= sent - exchanges * 4 * adapters <= 2 * 16 * (12 + 1)
+    start = starting_weights("llama-lora")
+    changed = {name for name, values in weights[0].items() if not values.equal(start[name])}
+    assert changed == {name for name in start if "lora_" in name}
+
+
+def test_adapters_merge_into_a_model_that_says_the_same(runs):
+    model = build_model("llama-lora")
+    model.load_state_dict(runs["lora"][1][0], strict=False)
+    batch = {name: row.unsqueeze(0) for name, row in build_data("llama", 1)[0].items()}
+    with torch.no_grad():
+        apart = model(**batch)
+        merged = model.merge_and_unload()(**batch)
+    assert torch.allclose(apart.logits, merged.logits, atol=1e-5) and merged.loss.isfinite()
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeeds_own_tool_makes_fp32_weights_of_a_checkpoint(runs, stage):
+    folder = Path(runs["folder"], f"bf16-{stage}", "checkpoint")
+    sites = [
+        get_fp32_state_dict_from_zero_checkpoint(str(place)) for place in (folder, folder / "geo_accel" / "site1")
+    ]
+    names = set(starting_weights("gpt2"))
+    for found in sites:
+        assert names <= set(found) and all(values.dtype == torch.float32 for values in found.values())
+    # It was flushed before it was saved.
+    assert all(values.equal(sites[1][name]) for name, values in sites[0].items())
 
 
 def test_an_overflow_on_one_site_skips_no_round(runs):

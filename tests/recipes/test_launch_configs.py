@@ -13,7 +13,8 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_is_one_for_each_site_and_for_the_lab():
-    assert [path.stem for path in FILES] == ["cpu_lab", "cpu_lab_bf16", "gpu_site_a", "gpu_site_b"]
+    lab, gpu = ["cpu_lab", "cpu_lab_bf16", "cpu_lab_deepspeed"], ["gpu_site_a", "gpu_site_b"]
+    assert [path.stem for path in FILES] == sorted([*lab, *gpu, *(f"{name}_deepspeed" for name in gpu)])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -41,4 +42,5 @@ def test_the_files_of_a_pair_differ_in_one_key():
         return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
     assert differing("gpu_site_a", "gpu_site_b") == {"machine_rank"}
+    assert differing("gpu_site_a_deepspeed", "gpu_site_b_deepspeed") == {"machine_rank"}
     assert differing("cpu_lab", "cpu_lab_bf16") == {"mixed_precision"}
