@@ -35,12 +35,13 @@ def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     ValueError for versions of DeepSpeed that are not supported and for a later call whose sites, link or deadlines are
     others.
     """
+    block = _take_block()
+    config = block if config is None else config
     backend = seam.installed()
     if backend is not None:
-        config = _block_of_accelerate() if config is None else config
         return backend.session if config is None else _with_config(backend.session, load_config(config))
     seam.require_version()
-    session = connect(_block_of_accelerate() if config is None else config)
+    session = connect(config)
     if session is not None:
         seam.install(seam.GeoBackend(session))
     return session
@@ -80,12 +81,12 @@ def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
     model.save_checkpoint.__wrapped__(str(folder))
 
 
-def _block_of_accelerate() -> dict | None:
-    """What stands in the JSON of `accelerate launch` or `--deepspeed`."""
+def _take_block() -> dict | None:
+    """What stands in the JSON of `accelerate launch` or `--deepspeed`; out of it, as both would resolve its "auto"."""
     plugin = AcceleratorState().deepspeed_plugin if is_initialized() else None
     # Before there is a Trainer, its arguments are all that knows the file.
     config = (plugin.deepspeed_config if plugin is not None else deepspeed_config()) or {}
-    return {BLOCK: config[BLOCK]} if BLOCK in config else None
+    return {BLOCK: config.pop(BLOCK)} if BLOCK in config else None
 
 
 def _require_supported(model: DeepSpeedEngine, session: Session) -> None:

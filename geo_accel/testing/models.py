@@ -37,7 +37,7 @@ class ResNet(nn.Module):
 
 
 def build_model(kind: str, dropout: float = 0.0) -> nn.Module:
-    """ "gpt2", "llama", both with adapters as "lora", "llama-lora"; "resnet", "frozen". Weights follow the global seed."""
+    """ "gpt2", "llama", with adapters "lora" and "llama-lora", "resnet", "frozen"; weights follow the global seed."""
     if kind == "resnet":
         return ResNet()
     if kind == "llama-lora":
