@@ -75,6 +75,7 @@ class Engine:
         require_same(control, self.topology, config, self.masters, facts)
         self._model = model
         self._transport = transport
+        self._sent_before = transport.bytes_sent
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
         self._rounds = Rounds(self.masters, transport, self._trace)
@@ -302,8 +303,8 @@ class Engine:
 
     @property
     def wan_bytes(self) -> int:
-        """Payload bytes this rank has sent to other sites."""
-        return self._transport.bytes_sent
+        """Payload bytes this rank has sent to other sites, for this model."""
+        return self._transport.bytes_sent - self._sent_before
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the run's tracker."""

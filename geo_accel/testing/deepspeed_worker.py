@@ -72,6 +72,7 @@ def settings(options: argparse.Namespace) -> dict:
     optimizer = {"lr": RATE, **({"torch_adam": True} if options.optimizer == "AdamW" else {})}
     return {
         "train_micro_batch_size_per_gpu": BATCH,
+        "gradient_clipping": 0.0,  # DeepSpeed's own default is 1
         "optimizer": {"type": options.optimizer, "params": optimizer},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
