@@ -4,6 +4,7 @@
 import functools
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,22 @@ from geo_accel.integrations.session import ConfigSource, Session, connect, is_de
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.transport.errors import SiteLostError
+
+
+class Training(Protocol):
+    """What drives the model between two calls of `GeoSync.step`: Accelerate's loop or a DeepSpeed engine."""
+
+    session: Session
+    engine: Engine
+
+    def stepped(self) -> bool:
+        """Whether the iteration that ends here took an optimizer step."""
+
+    def save_alone(self, folder: Path) -> None:
+        """Saves this site's model and optimizer without any other site."""
+
+    def release(self) -> None:
+        """Gives everything that was replaced its own methods back."""
 
 
 class GeoSync:
@@ -48,47 +65,26 @@ class GeoSync:
         Raises ConfigError, ValueError (sites that differ, unsupported wrappers) or SiteLostError (peers that do not
         come).
         """
-        self._accelerator = accelerator
-        self._model = model
-        self._optimizer = optimizer
-        self._deepspeed = is_deepspeed(model)
-        if model is None or (accelerator is None and not self._deepspeed):
+        if model is None or (accelerator is None and not is_deepspeed(model)):
             raise ValueError(
                 "GeoSync needs accelerator= and model=; with a model of deepspeed.initialize, model= alone."
             )
-        self.engine: Engine | None = None
-        """None where there is nothing to synchronise."""
-        self._session: Session | None = None
-        self._hooks: list = []
-        if not enabled:
-            return
-        if self._deepspeed:
-            from geo_accel.integrations.deepspeed import keep_deepspeed_in_site, make_engine
+        self._project = Path(getattr(accelerator, "project_dir", None) or ".")
+        self._training = _begin(accelerator, model, optimizer, config) if enabled else None
+        if self._training is not None and accelerator is not None:
+            for loader in accelerator._dataloaders:
+                sample_order_is_agreed(loader)
 
-            self._session = keep_deepspeed_in_site(config)
-            if self._session is not None:
-                self.engine = make_engine(model, self._session)
-                self._steps = model.global_steps
-                self._share_sample_order()
-            return
-        self._session = connect(config)
-        if self._session is not None:
-            if self._session.config.sync.optimizer_in_backward:
-                self._refuse_what_needs_all_gradients()
-            self.engine = self._session.engine(
-                accelerator.unwrap_model(model),
-                optimizer=optimizer,
-                is_last_micro_batch=lambda: accelerator.sync_gradients,
-            )
-            keep_gradients_in_site(model, self._session)
-            self._share_sample_order()
-            self._join_checkpoints()
+    @property
+    def engine(self) -> Engine | None:
+        """None where there is nothing to synchronise."""
+        return self._training.engine if self._training is not None else None
 
     def __enter__(self) -> "GeoSync":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self.engine is not None:
+        if self._training is not None:
             try:
                 if kind is None:
                     self.flush()
@@ -97,44 +93,88 @@ class GeoSync:
 
     def step(self) -> None:
         """Marks the end of an iteration; does nothing inside gradient accumulation."""
-        if self.engine is not None and self._stepped():
+        if self._training is not None and self._training.stepped():
             self._surviving(self.engine.step)
-
-    def _stepped(self) -> bool:
-        """Whether this iteration was the last of an accumulation. DeepSpeed counts, skipped steps included."""
-        if not self._deepspeed:
-            return self._accelerator.sync_gradients
-        before, self._steps = self._steps, self._model.global_steps
-        return self._steps > before
-
-    def _share_sample_order(self) -> None:
-        for loader in self._accelerator._dataloaders if self._accelerator is not None else ():
-            sample_order_is_agreed(loader)
 
     def flush(self) -> None:
         """One exact average over all sites; call it before evaluating. Collective."""
-        if self.engine is not None:
+        if self._training is not None:
             self._surviving(self.engine.flush)
 
     def metrics(self) -> dict[str, float]:
         """Scalars for `accelerator.log`."""
-        return self.engine.metrics() if self.engine is not None else {}
+        return self.engine.metrics() if self._training is not None else {}
 
     def summary(self) -> dict[str, object] | None:
         """What was done, ready for JSON; None where geo_accel is off."""
-        return self.engine.summary() if self.engine is not None else None
+        return self.engine.summary() if self._training is not None else None
 
     def close(self) -> None:
         """Gives accelerator and model their own methods back and ends the background thread. Does not flush."""
+        if self._training is not None:
+            self._training.release()
+            self.engine.close()
+
+    def _surviving(self, action) -> None:
+        try:
+            action()
+        except SiteLostError as error:
+            site = self._training.session.topology.site.name
+            folder = self._project / f"survivor-{site}"
+            self._training.save_alone(folder)
+            raise SiteLostError(
+                f"{error} Saved {site}'s model and optimizer at step {self.engine.step_count} in {folder}."
+            ) from error
+
+
+def _begin(
+    accelerator: Accelerator | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    config: ConfigSource,
+) -> Training | None:
+    """None where there is nothing to synchronise."""
+    if is_deepspeed(model):
+        from geo_accel.integrations.deepspeed import DeepSpeedTraining, keep_deepspeed_in_site
+
+        session = keep_deepspeed_in_site(config)
+        return DeepSpeedTraining(model, session) if session is not None else None
+    session = connect(config)
+    return AccelerateTraining(accelerator, model, optimizer, session) if session is not None else None
+
+
+class AccelerateTraining:
+    """Accelerate's loop, whose checkpoints include the sync state and each site's own optimizer."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer | None, session: Session
+    ) -> None:
+        self.session = session
+        self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
+        if session.config.sync.optimizer_in_backward:
+            self._refuse_what_needs_all_gradients()
+        self.engine = session.engine(
+            accelerator.unwrap_model(model),
+            optimizer=optimizer,
+            is_last_micro_batch=lambda: accelerator.sync_gradients,
+        )
+        keep_gradients_in_site(model, session)
+        self._join_checkpoints()
+
+    def stepped(self) -> bool:
+        return self._accelerator.sync_gradients
+
+    def save_alone(self, folder: Path) -> None:
+        if self.session.writes_site and self.session.topology.local_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self._accelerator.unwrap_model(self._model).state_dict(), folder / "model.pt")
+            torch.save(self._site_state(), folder / "state.pt")
+
+    def release(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for owner, names in (
-            (self._accelerator, ("load_state", "clip_grad_norm_", "clip_grad_value_")),
-            (self._model if self._deepspeed else None, ("save_checkpoint", "load_checkpoint")),
-        ):
-            for name in names if owner is not None else ():
-                vars(owner).pop(name, None)
-        self.engine.close()
+        for name in ("load_state", "clip_grad_norm_", "clip_grad_value_"):
+            vars(self._accelerator).pop(name, None)
 
     def _refuse_what_needs_all_gradients(self) -> None:
         """With `optimizer_in_backward` no gradient outlives its own update: clipping would silently see none."""
@@ -154,7 +194,7 @@ class GeoSync:
         loaded_from: list[str] = []
 
         def save(models: list, weights: list, folder: str) -> None:
-            checkpoint.save(engine, folder, self._site_state(), self._session.writes_site)
+            checkpoint.save(engine, folder, self._site_state(), self.session.writes_site)
 
         def before_load(models: list, folder: str) -> None:
             engine.settle()
@@ -192,23 +232,3 @@ class GeoSync:
     def _load_site_state(self, state: dict) -> None:
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-
-    def _surviving(self, action) -> None:
-        try:
-            action()
-        except SiteLostError as error:
-            project = self._accelerator.project_dir if self._accelerator is not None else None
-            folder = Path(project or ".") / f"survivor-{self._session.topology.site.name}"
-            if self._deepspeed:
-                from geo_accel.integrations.deepspeed import save_alone
-
-                save_alone(self._model, folder)
-            elif self._session.writes_site and self._session.topology.local_index == 0:
-                folder.mkdir(parents=True, exist_ok=True)
-                model = self._accelerator.unwrap_model(self._model)
-                torch.save(model.state_dict(), folder / "model.pt")
-                torch.save(self._site_state(), folder / "state.pt")
-            raise SiteLostError(
-                f"{error} Saved {self._session.topology.site.name}'s model and optimizer at step "
-                f"{self.engine.step_count} in {folder}."
-            ) from error

@@ -75,6 +75,26 @@ def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> En
     return engine
 
 
+class DeepSpeedTraining:
+    """A DeepSpeed engine in a user's own loop, with Accelerate or without."""
+
+    def __init__(self, model: DeepSpeedEngine, session: Session) -> None:
+        self.session, self.engine, self._model = session, make_engine(model, session), model
+        self._steps = model.global_steps
+
+    def stepped(self) -> bool:
+        """By DeepSpeed's own count, which has skipped steps too."""
+        before, self._steps = self._steps, self._model.global_steps
+        return self._steps > before
+
+    def save_alone(self, folder: Path) -> None:
+        save_alone(self._model, folder)
+
+    def release(self) -> None:
+        for name in ("save_checkpoint", "load_checkpoint"):
+            vars(self._model).pop(name, None)
+
+
 def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
     """DeepSpeed's checkpoint of this site, which every rank of the site calls and no other site has a part in."""
     folder.mkdir(parents=True, exist_ok=True)  # DeepSpeed leaves this to rank 0, who may be the one that is lost
@@ -90,11 +110,11 @@ def _take_block() -> dict | None:
 
 
 def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
-    sites, stage = session.topology.sites, model.zero_optimization_stage()
     if isinstance(model, PipelineEngine):
         raise ValueError("DeepSpeed's pipeline parallelism is not supported across sites; use ZeRO 0 to 3.")
+    sites, stage = session.topology.sites, model.zero_optimization_stage()
     if model.has_moe_layers:
-        raise ValueError("mixture-of-experts layers are not supported across sites.")
+        raise ValueError("mixture-of-experts layers are not supported across sites; use a model without them.")
     if model.mp_world_size > 1 or model.sequence_parallel_size > 1 or model.autotp_size() > 1:
         raise ValueError("tensor and sequence parallelism are not supported across sites; use ZeRO 0 to 3.")
     if stage > 0 and len({len(site.ranks) for site in sites}) > 1:

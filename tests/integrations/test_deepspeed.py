@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ from safetensors.torch import load_file
 from geo_accel import ConfigError, load_config
 from geo_accel.testing.launch import Finished, run_workers
 from geo_accel.testing.models import build_data, build_model
+from geo_accel.topology import Site, Topology
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 pytest.importorskip("deepspeed")
 
+from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: E402
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
+
+from geo_accel.integrations.deepspeed import make_engine  # noqa: E402
 
 # Whole units, so that every way of holding the masters sends the same values in the same rounds.
 CONFIG = json.dumps(
@@ -163,14 +168,45 @@ def test_a_model_prepared_over_all_sites_is_refused(tmp_path):
     )
 
 
-def test_zero_needs_sites_of_equal_size(tmp_path):
-    assert "ZeRO 1 needs sites of equal size" in refused(tmp_path, "--zero", "1", sites=(2, 1))
-
-
 def test_a_block_inside_zero_optimization_is_refused():
     told = {"zero_optimization": {"stage": 1, "geo_accel": {}}, "geo_accel": {}}
     with pytest.raises(ConfigError, match=r"zero_optimization\.geo_accel: the block is read at the top level only"):
         load_config(told)
+
+
+class Prepared:
+    """As far as it is asked for, a DeepSpeed engine that is given this and that."""
+
+    has_moe_layers, mp_world_size, sequence_parallel_size, tensor_parallel_size, stage = False, 1, 1, 1, 1
+
+    def autotp_size(self) -> int:
+        return self.tensor_parallel_size
+
+    def zero_optimization_stage(self) -> int:
+        return self.stage
+
+
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ({"has_moe_layers": True}, "mixture-of-experts layers are not supported"),
+        ({"mp_world_size": 2}, "tensor and sequence parallelism are not supported"),
+        ({"tensor_parallel_size": 2}, "tensor and sequence parallelism are not supported"),
+        ({"sequence_parallel_size": 2}, "tensor and sequence parallelism are not supported"),
+        ({"stage": 2}, "ZeRO 2 needs sites of equal size, because ranks exchange their own partitions: a has 2 ranks"),
+    ],
+)
+def test_what_cannot_be_kept_in_sites_is_refused(given, complaint):
+    model = Prepared()
+    vars(model).update(given)
+    topology = Topology(sites=(Site(name="a", ranks=(0, 1)), Site(name="b", ranks=(2,))), rank=0)
+    with pytest.raises(ValueError, match=complaint):
+        make_engine(model, SimpleNamespace(topology=topology))
+
+
+def test_pipelines_are_refused():
+    with pytest.raises(ValueError, match="pipeline parallelism is not supported"):
+        make_engine(object.__new__(PipelineEngine), SimpleNamespace())
 
 
 @pytest.mark.parametrize("version", ["0.19.7", "0.20.0", "1.0"])

@@ -36,7 +36,7 @@ def start(script, arguments, folder):
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=None):
+def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=None, **environ):
     """Run a script on two sites; exit codes and outputs by rank."""
     monkeypatch.chdir(folder)
     ended = run_workers(
@@ -44,7 +44,7 @@ def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=N
         sites=sites,
         per_rank=per_rank,
         timeout_s=150,
-        environ={"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf")},
+        environ={"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf"), **environ},
     )
     return [process.returncode for process in ended], [process.output for process in ended]
 
@@ -121,6 +121,34 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_went_on(tmp_path, monkeypa
     (tmp_path / "out").rename(tmp_path / "whole")
     checkpoint = "whole/checkpoint-4" if script == TRAINER else "whole/step_4"
     codes, outputs = start_sites(script, f"{arguments} --resume_from_checkpoint {checkpoint}", tmp_path, monkeypatch)
+    assert codes == [0, 0], outputs
+    whole, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "out"))
+    assert whole == resumed
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.parametrize(("script", "stage"), [(TRAINER, 3), (NO_TRAINER, 1)])
+def test_with_deepspeed_a_llama_trains_is_saved_whole_and_resumes(tmp_path, monkeypatch, script, stage):
+    pytest.importorskip("deepspeed")
+    told = json.loads((ROOT / "ds_configs" / f"geo_zero{stage}.json").read_text())
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps(told | {"geo_accel": json.loads(FIXED_PLAN)}))
+    arguments = TINY.replace("gpt2", "llama").replace(
+        "n_layer=2,n_embd=32,n_head=2", "num_hidden_layers=2,hidden_size=32,intermediate_size=48,num_attention_heads=2"
+    )
+    arguments += f" {STEPS[script].replace('--use_cpu', f'--deepspeed {file}')} 8 {LAST_CHECKPOINT[script]}"
+    environ = {"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
+    if script == NO_TRAINER:  # as accelerate launch says it
+        environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    codes, outputs = start_sites(script, arguments, tmp_path, monkeypatch, **environ)
+    assert codes == [0, 0], outputs
+    assert generated(tmp_path / "out")
+    assert "| sites | site0, site1 |" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "out").rename(tmp_path / "whole")
+    checkpoint = "whole/checkpoint-4" if script == TRAINER else "whole/step_4"
+    resume = f"{arguments} --resume_from_checkpoint {checkpoint}"
+    codes, outputs = start_sites(script, resume, tmp_path, monkeypatch, **environ)
     assert codes == [0, 0], outputs
     whole, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "out"))
     assert whole == resumed
