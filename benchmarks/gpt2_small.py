@@ -9,7 +9,6 @@ drifts. Writes runs/gpt2-small/results.json and table.md.
 import argparse
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import fmean, median
@@ -18,6 +17,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.environment import steady
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import Lab, make_sites
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = Lab(
             [sys.executable, "-m", "benchmarks.gpt2_small", "--worker", str(folder)],
             make_sites(SITES, bandwidth_mbps=BANDWIDTH_MBPS),
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=steady(),
         ).run(
             timeout_s=_TIMEOUT_S,
             on_output=lambda site, piece: bars.advance(bar, piece.count(b"block ") / SITES),

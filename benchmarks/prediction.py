@@ -9,7 +9,6 @@ after. Every run is made twice, in opposite orders. Writes runs/prediction/table
 
 import argparse
 import json
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.demo.setting import FULL
+from benchmarks.environment import steady
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import Lab, make_sites
 from geo_accel.plan.plan import Plan
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             result = Lab(
                 [*command, "--periods", *map(str, options.periods)],
                 make_sites(FULL.sites, bandwidth_mbps=mbps),
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env=steady(),
             ).run(
                 timeout_s=_TIMEOUT_S,
                 on_output=lambda site, piece, bar=bar: bars.advance(bar, piece.count(b"case ") / FULL.sites),

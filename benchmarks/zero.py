@@ -18,6 +18,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.environment import steady
 from benchmarks.loss.setting import LARGE
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import Lab, make_sites, why_unavailable
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
                 [sys.executable, "-m", "benchmarks.zero", f"--worker={method}", f"--steps={steps}", f"--out={out}"],
                 make_sites(2, bandwidth_mbps=MBPS),
                 # Ranks of one machine share memory in DeepSpeed, which here would be the network.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"},
+                env=steady(DS_ACCELERATOR="cpu", LOCAL_SIZE="1"),
             ).run(
                 timeout_s=_TIMEOUT_S,
                 on_output=lambda site, piece, bar=bar: bars.advance(bar, piece.count(b"step done") / 2),

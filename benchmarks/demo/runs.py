@@ -2,7 +2,6 @@
 """One run of one method: starts its workers in the lab, follows their steps, reads what they recorded."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.demo.setting import METHODS, Setting
+from benchmarks.environment import steady
 from geo_accel.lab import Lab, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 
@@ -72,8 +72,7 @@ def run_method(
         command += ["--geo-config", json.dumps(geo_config)]
     if save is not None:
         command += ["--save", str(save)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GEO_ACCEL_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = steady()
     if trace is not None:
         environment["GEO_ACCEL_TRACE"] = str(trace)
     sites = make_sites(setting.sites, bandwidth_mbps=setting.bandwidth_mbps)

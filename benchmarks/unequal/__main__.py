@@ -11,13 +11,13 @@ unequal.png below runs/unequal. Exits with 1 where a run failed.
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.environment import steady
 from benchmarks.loss.material import make_material
 from benchmarks.loss.setting import FULL
 from benchmarks.tables import as_markdown, as_table
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             result = Lab(
                 [sys.executable, "-m", "benchmarks.unequal.worker", str(material), str(folder), str(options.steps)],
                 make_sites(len(UPLINKS), bandwidth_mbps=UPLINKS, downlink_mbps=downlinks),
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env=steady(),
             ).run(
                 timeout_s=_TIMEOUT_S,
                 on_output=lambda site, piece, bar=bar: bars.advance(bar, piece.count(b"run done") / len(UPLINKS)),

@@ -2,7 +2,6 @@
 """Runs one job, in the lab or on loopback, and keeps its result."""
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
+from benchmarks.environment import steady
 from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, SITES, Job
 from benchmarks.loss.results import ResultFiles, save_result
 from benchmarks.loss.setting import Setting
@@ -66,8 +66,6 @@ class Results:
 
 def _in_lab(command: list[str], on_step: Callable[[float], None]) -> list[float]:
     """Runs the sites over the emulated WAN; returns the goodput that the lab's probe saw, 10**6 bits per second."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GEO_ACCEL_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     splitters = [LineSplitter() for _ in range(SITES)]
     output: list[deque[str]] = [deque(maxlen=_LINES_OF_A_FAILURE) for _ in range(SITES)]
 
@@ -82,7 +80,7 @@ def _in_lab(command: list[str], on_step: Callable[[float], None]) -> list[float]
     result = Lab(
         [sys.executable, "-m", *command],
         make_sites(SITES, bandwidth_mbps=BANDWIDTH_MBPS),
-        env=environment,
+        env=steady(),
         cwd=Path(__file__).parents[3],
     ).run(timeout_s=TIMEOUT_S, on_output=take)
     if result.exit_code or result.stopped_by:
