@@ -2,7 +2,7 @@
 """DeepSpeed: its collectives stay in the site, and rounds act on the fp32 masters of every ZeRO stage."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.masters import Masters
+from geo_accel.sync.start import start_from_first_site
+from geo_accel.topology import Topology
+from geo_accel.units import Unit
 
 
 def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
@@ -65,12 +69,15 @@ def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> En
     of unlike size, pipeline, tensor, sequence and expert parallelism.
     """
     _require_supported(model, session)
-    engine = session.engine(
-        model.module,
-        optimizer=getattr(model, "basic_optimizer", None),
-        masters=lambda units, topology: seam.masters_of(model, units, topology, session.control),
-        **facts,
-    )
+
+    def masters(units: Sequence[Unit], topology: Topology) -> Masters:
+        held = seam.masters_of(model, units, topology, session.control)
+        if model.zero_optimization_partition_weights():
+            # Transformers fills a partitioned model on the job's first rank alone, which only its own site hears.
+            start_from_first_site(session.control, session.transport, held)
+        return held
+
+    engine = session.engine(model.module, optimizer=getattr(model, "basic_optimizer", None), masters=masters, **facts)
     _join_checkpoints(model, session, engine)
     return engine
 
