@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_accel.testing.runs import Run, train
+from geo_accel.testing.runs import Run, distance, train
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 pytest.importorskip("deepspeed")
@@ -21,7 +21,8 @@ ENVIRON = {
     "LOCAL_SIZE": "1",
 }
 ROUNDS = {"sync": {"period": 2, "delay": 1, "schedule": "equal", "outer": "mean"}, "compression": {"codec": "fp32"}}
-HOW = ["--optimizer", "adamw", "--lr", "1e-3", "--steps", "8", "--clip", "1.0"]
+HOW = ["--optimizer", "adamw", "--lr", "1e-3", "--steps", "8", "--clip", "1.0", "--save-every", "5"]
+CHECKPOINTS = {"geo_zero3": "trainer/checkpoint-5", "accelerate-1": "step-5"}
 
 
 def written(folder: Path, name: str, path: Path, block: dict) -> str:
@@ -44,6 +45,8 @@ def runs(tmp_path_factory) -> dict[str, Run]:
     for stage in (1, 3):
         file = written(folder, f"accelerate-{stage}", FOLDER / f"geo_zero{stage}.json", ROUNDS)
         wanted[f"accelerate-{stage}"] = ["--integration", "accelerate", "--deepspeed", file, *HOW]
+    for name, checkpoint in CHECKPOINTS.items():
+        wanted[f"{name} resumed"] = [*wanted[name], "--resume", str(folder / name / checkpoint)]
     return train(folder, wanted, environ=ENVIRON, timeout_s=170)
 
 
@@ -64,3 +67,11 @@ def test_every_stage_and_both_ways_train_alike(runs):
             assert one["losses"] == pytest.approx(other["losses"], abs=1e-4)
     for one, other in zip(runs["accelerate-1"].records, runs["accelerate-3"].records, strict=True):
         assert one["losses"] == pytest.approx(other["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_resumed_run_ends_with_the_same_bits(runs, name):
+    whole, resumed = runs[name], runs[f"{name} resumed"]
+    for before, after in zip(whole.records, resumed.records, strict=True):
+        assert after["losses"] == before["losses"][5:]
+    assert resumed.is_agreed() and distance(whole, resumed) == 0

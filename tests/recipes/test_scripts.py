@@ -129,7 +129,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_went_on(tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.deepspeed
 @pytest.mark.parametrize(("script", "stage"), [(TRAINER, 3), (NO_TRAINER, 1)])
-def test_with_deepspeed_a_llama_trains_is_saved_whole_and_resumes(tmp_path, monkeypatch, script, stage):
+def test_with_deepspeed_a_llama_trains_and_is_saved_whole(tmp_path, monkeypatch, script, stage):
     pytest.importorskip("deepspeed")
     told = json.loads((ROOT / "ds_configs" / f"geo_zero{stage}.json").read_text())
     file = tmp_path / "ds.json"
@@ -137,7 +137,7 @@ def test_with_deepspeed_a_llama_trains_is_saved_whole_and_resumes(tmp_path, monk
     arguments = TINY.replace("gpt2", "llama").replace(
         "n_layer=2,n_embd=32,n_head=2", "num_hidden_layers=2,hidden_size=32,intermediate_size=48,num_attention_heads=2"
     )
-    arguments += f" {STEPS[script].replace('--use_cpu', f'--deepspeed {file}')} 8 {LAST_CHECKPOINT[script]}"
+    arguments += f" {STEPS[script].replace('--use_cpu', f'--deepspeed {file}')} 6"
     environ = {"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
     if script == NO_TRAINER:  # as accelerate launch says it
         environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
@@ -145,13 +145,6 @@ def test_with_deepspeed_a_llama_trains_is_saved_whole_and_resumes(tmp_path, monk
     assert codes == [0, 0], outputs
     assert generated(tmp_path / "out")
     assert "| sites | site0, site1 |" in (tmp_path / "out" / "README.md").read_text()
-    (tmp_path / "out").rename(tmp_path / "whole")
-    checkpoint = "whole/checkpoint-4" if script == TRAINER else "whole/step_4"
-    resume = f"{arguments} --resume_from_checkpoint {checkpoint}"
-    codes, outputs = start_sites(script, resume, tmp_path, monkeypatch, **environ)
-    assert codes == [0, 0], outputs
-    whole, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "out"))
-    assert whole == resumed
 
 
 @pytest.mark.slow
