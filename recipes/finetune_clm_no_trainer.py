@@ -20,7 +20,13 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DummyOptim, DummyScheduler, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DummyOptim,
+    DummyScheduler,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    parse_flag_from_env,
+)
 from accelerate.utils.constants import RNG_STATE_NAME
 from peft import PeftModel
 from torch.optim.lr_scheduler import LRScheduler
@@ -177,8 +183,8 @@ def run(arguments: Sequence[str]) -> None:
 def start(loop: LoopArguments) -> Accelerator:
     """Join the other processes. All ranks derive the order of the data from the seed, so none has to be told."""
     joining = InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))
-    if not torch.cuda.is_available():
-        joining.backend = "gloo"  # with DeepSpeed it would choose none
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not torch.cuda.is_available():
+        joining.backend = "gloo"  # it would choose none, and every process would train alone
     accelerator = Accelerator(
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
         log_with=loop.report_to if loop.with_tracking else None,
