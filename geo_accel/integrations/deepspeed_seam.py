@@ -29,6 +29,7 @@ TESTED = ("0.19.8", "0.20")
 
 GROUP_AT = {
     "all_gather": 2,
+    "all_gather_base": 2,
     "all_gather_coalesced": 2,
     "all_gather_into_tensor": 2,
     "all_gather_object": 2,

@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """DeepSpeed on two sites of two ranks each: what a site computes stays there, and rounds act on the masters."""
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,11 @@ from geo_accel.topology import Site, Topology
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 pytest.importorskip("deepspeed")
 
+from deepspeed.comm.torch import TorchBackend  # noqa: E402
 from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: E402
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
+from geo_accel.integrations import deepspeed_seam as seam  # noqa: E402
 from geo_accel.integrations.deepspeed import make_engine  # noqa: E402
 
 # Whole units, so that every way of holding the masters sends the same values in the same rounds.
@@ -209,13 +212,28 @@ def test_pipelines_are_refused():
         make_engine(object.__new__(PipelineEngine), SimpleNamespace())
 
 
+def test_every_call_of_deepspeeds_backend_that_takes_a_group_is_known():
+    """One that a new DeepSpeed adds, or whose arguments it moves, would reach over all sites unnoticed."""
+    found = {}
+    for name, method in inspect.getmembers(TorchBackend, inspect.isfunction):
+        parameters = list(inspect.signature(method).parameters)[1:]
+        if "group" in parameters:
+            found[name] = parameters
+    asking = {"get_rank", "get_world_size", "get_backend", "get_global_rank", "destroy_process_group"}
+    assert set(found) - asking == {*seam.GROUP_AT, *seam.PEER_AT, "inference_all_reduce"}
+    assert {name: found[name].index("group") for name in seam.GROUP_AT} == seam.GROUP_AT
+    for name, (root, place) in seam.ROOT_AT.items():
+        assert found[name].index(root) == place
+    rooted = {name for name in seam.GROUP_AT if {"src", "dst"} & set(found[name])}
+    assert rooted == set(seam.ROOT_AT)
+    assert all(found[name].index(peer) == 1 for name, peer in seam.PEER_AT.items())
+
+
 @pytest.mark.parametrize("version", ["0.19.7", "0.20.0", "1.0"])
 def test_other_versions_are_refused(monkeypatch, version):
     import deepspeed
 
-    from geo_accel.integrations.deepspeed_seam import require_version
-
-    require_version()
+    seam.require_version()
     monkeypatch.setattr(deepspeed, "__version__", version)
     with pytest.raises(ValueError, match=f"DeepSpeed {version} is not supported"):
-        require_version()
+        seam.require_version()
