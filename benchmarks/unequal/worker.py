@@ -41,7 +41,8 @@ def main(material: Path, folder: Path, steps: int) -> None:
     start, results = Material.read(material), {}
     for name, config in METHODS.items():
         results[name] = [train(accelerator, start, config, round(share * steps)) for share in shares_of(name)]
-    (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
+        # After every method, so that what a stopped run has found can be looked at.
+        (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
     accelerator.end_training()
 
 
