@@ -118,7 +118,7 @@ def _take_block() -> dict | None:
 
 def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
     if isinstance(model, PipelineEngine):
-        raise ValueError("DeepSpeed's pipeline parallelism is not supported across sites; use ZeRO 0 to 3.")
+        raise ValueError(seam.NO_PIPELINE)
     sites, stage = session.topology.sites, model.zero_optimization_stage()
     if model.has_moe_layers:
         raise ValueError("mixture-of-experts layers are not supported across sites; use a model without them.")

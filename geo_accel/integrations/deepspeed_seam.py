@@ -14,6 +14,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm import comm
 from deepspeed.comm.torch import TorchBackend
+from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator
 from packaging.version import Version
 from torch import nn
@@ -58,6 +59,7 @@ ROOT_AT = {
 """Those that name a rank, and where."""
 COMPARING = (partition_parameters, partitioned_param_coordinator)
 """Modules that compare numbers with rank 0."""
+NO_PIPELINE = "DeepSpeed's pipeline parallelism is not supported across sites; use ZeRO 0 to 3."
 PEER_AT = {"send": "dst", "recv": "src", "isend": "dst", "irecv": "src"}
 """What names the other end, which is their second argument."""
 
@@ -175,6 +177,16 @@ def install(backend: GeoBackend) -> None:
     # ZeRO-3 takes a group of one rank in a larger job for a mistake; here it is a site of one rank.
     assert hasattr(partition_parameters, "_contradicting_single_rank_pg_error")
     partition_parameters._contradicting_single_rank_pg_error = lambda *_, **__: None
+    refuse_pipelines()
+
+
+def refuse_pipelines() -> None:
+    """From now on a pipeline is refused in our words; DeepSpeed would call the site an invalid grid."""
+
+    def refuse(self: PipelineModule, *_: object, **__: object) -> None:
+        raise ValueError(NO_PIPELINE)
+
+    PipelineModule.__init__ = refuse
 
 
 def installed() -> GeoBackend | None:

@@ -21,6 +21,7 @@ pytest.importorskip("deepspeed")
 
 from deepspeed.comm.torch import TorchBackend  # noqa: E402
 from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: E402
+from deepspeed.runtime.pipe.module import PipelineModule  # noqa: E402
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
 from geo_accel.integrations import deepspeed_seam as seam  # noqa: E402
@@ -208,7 +209,11 @@ def test_what_cannot_be_kept_in_sites_is_refused(given, complaint):
         make_engine(model, SimpleNamespace(topology=topology))
 
 
-def test_pipelines_are_refused():
+def test_pipelines_are_refused(monkeypatch):
+    monkeypatch.setattr(PipelineModule, "__init__", PipelineModule.__init__)
+    seam.refuse_pipelines()
+    with pytest.raises(ValueError, match="pipeline parallelism is not supported"):
+        PipelineModule(layers=[torch.nn.Linear(2, 2)], num_stages=1)
     with pytest.raises(ValueError, match="pipeline parallelism is not supported"):
         make_engine(object.__new__(PipelineEngine), SimpleNamespace())
 
