@@ -7,8 +7,10 @@ the same share, so their vectors have the same layout.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 
@@ -100,33 +102,52 @@ class Masters(ABC):
         return selection
 
     @torch.no_grad()
-    def read(self, selection: Selection, out: torch.Tensor) -> None:
-        """Copies what this rank sends into the flat buffer `out` (fp32, on `device`); padding becomes 0."""
-        if sum(run.stop - run.start for run in selection.mine) < out.numel():
+    def read(self, selection: Selection, out: torch.Tensor, lo: int = 0) -> None:
+        """Copies what this rank sends, from element `lo` of the round's buffer on, into the flat `out` (fp32, on
+        `device`); padding becomes 0."""
+        runs = list(_within(selection.mine, lo, lo + out.numel()))
+        if sum(run.stop - run.start for run in runs) < out.numel():
             out.zero_()
-        for run in selection.mine:
+        for run in runs:
             out[run.offset : run.offset + run.stop - run.start].copy_(self._values(run))
 
-    @torch.no_grad()
-    def add(self, selection: Selection, buffer: torch.Tensor) -> None:
-        """Adds `buffer` (rows, length) to the weights, in fp32."""
-        for runs, row in zip(selection.rows, buffer, strict=True):
-            for run in runs:
-                change = row[run.offset : run.offset + run.stop - run.start]
-                values = self._values(run)
-                if values.dtype == torch.float32:
-                    values.add_(change)
-                else:
-                    values.copy_(values.float().add_(change))
-        self._written(selection)
+    def stretches(self, selection: Selection, lo: int, hi: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The masters themselves of what this rank sends of [lo, hi) of the round's buffer, flat, each with its offset
+        from `lo`; only those that are fp32."""
+        for run in _within(selection.mine, lo, hi):
+            values = self._values(run)
+            if values.dtype == torch.float32:
+                yield run.offset, values
 
     @torch.no_grad()
-    def assign(self, selection: Selection, buffer: torch.Tensor) -> None:
-        """Sets the weights to `buffer` (rows, length)."""
+    def add(self, selection: Selection, buffer: torch.Tensor, lo: int = 0) -> None:
+        """Adds `buffer` (rows, n), elements `lo` to `lo` + n of a round's, to the weights, in fp32.
+
+        `written` has to follow, once for all of a selection.
+        """
+        for values, change in self._beside(selection, buffer, lo):
+            if values.dtype == torch.float32:
+                values.add_(change)
+            else:
+                values.copy_(values.float().add_(change))
+
+    @torch.no_grad()
+    def assign(self, selection: Selection, buffer: torch.Tensor, lo: int = 0) -> None:
+        """Sets the weights to `buffer`, as `add` adds it."""
+        for values, new in self._beside(selection, buffer, lo):
+            values.copy_(new)
+
+    def _beside(
+        self, selection: Selection, buffer: torch.Tensor, lo: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Stretches of the weights, each with its part of `buffer`."""
         for runs, row in zip(selection.rows, buffer, strict=True):
-            for run in runs:
-                self._values(run).copy_(row[run.offset : run.offset + run.stop - run.start])
-        self._written(selection)
+            for run in _within(runs, lo, lo + row.numel()):
+                yield self._values(run), row[run.offset : run.offset + run.stop - run.start]
+
+    @abstractmethod
+    def written(self, selection: Selection) -> None:
+        """The masters of `selection.rows` have changed: makes whatever is computed with follow."""
 
     @abstractmethod
     def checksums(self) -> dict[str, int]:
@@ -139,10 +160,6 @@ class Masters(ABC):
     @abstractmethod
     def _runs(self, pieces: Sequence[Piece], rank: int) -> list[Run]:
         """What rank `rank` of a site carries of `pieces`, in the order of its buffer."""
-
-    @abstractmethod
-    def _written(self, selection: Selection) -> None:
-        """The masters of `selection.rows` have changed: whatever is computed with has to follow."""
 
     def _ranges(self, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
         merged: list[tuple[int, int]] = []
@@ -177,7 +194,7 @@ class PlainMasters(Masters):
     def _values(self, run: Run) -> torch.Tensor:
         return run.parameter.detach().view(-1)[run.start : run.stop]
 
-    def _written(self, selection: Selection) -> None:
+    def written(self, selection: Selection) -> None:
         """Nothing: the masters are what is computed with."""
 
     def _runs(self, pieces: Sequence[Piece], rank: int) -> list[Run]:
@@ -216,7 +233,7 @@ class CopiedMasters(PlainMasters):
             for unit in self.units
         }
 
-    def _written(self, selection: Selection) -> None:
+    def written(self, selection: Selection) -> None:
         for runs in selection.rows:
             for run in runs:
                 super()._values(run).copy_(self._values(run))
@@ -296,8 +313,18 @@ class ShardedMasters(Masters):
             offset += hi - lo
         return found
 
-    def _written(self, selection: Selection) -> None:
+    def written(self, selection: Selection) -> None:
         self._publish(selection, self._values)
+
+
+def _within(runs: Sequence[Run], lo: int, hi: int) -> Iterator[Run]:
+    """What of `runs`, in the order of their offsets, lies in [lo, hi) of the buffer, with offsets from `lo` on."""
+    for run in runs[max(0, bisect_right(runs, lo, key=attrgetter("offset")) - 1) :]:
+        first, last = max(run.offset, lo), min(run.offset + run.stop - run.start, hi)
+        if run.offset >= hi:
+            return
+        if first < last:
+            yield Run(run.parameter, run.start + first - run.offset, run.start + last - run.offset, first - lo)
 
 
 def stretches(pieces: Sequence[Piece], lengths: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations
 from statistics import median
@@ -13,17 +14,20 @@ import torch
 from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS, LinkConfig
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
+from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece
 from geo_accel.profile.layers import Computing, as_profile
 from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
-from geo_accel.sync.rounds import Rounds, agree
+from geo_accel.sync.agreement import NotFiniteError, Snapshot, Weights, agree
+from geo_accel.sync.masters import Masters
+from geo_accel.sync.rounds import InPlace, Rounds, in_place
 from geo_accel.topology import Topology
 from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.transport.store import ControlPlane
 
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
-_TRIAL_SHARE = 1 / 8
+_TRIAL_PARTS = 8
 _MOST_TRIAL_VALUES = 16_000_000
 _TRIAL_BYTES = 512 * 1024
 _SENDINGS = 3
@@ -98,38 +102,62 @@ class Rehearsal:
     """
 
     def __init__(self, rounds: Rounds, topology: Topology, codecs: Sequence[str]) -> None:
-        self._masters, self._topology = rounds.masters, topology
-        carried = self._masters.carried
-        length = max(length for _, length in carried)
-        unit = next(i for i, (_, numel) in enumerate(carried) if numel == length)
-        wanted = min(_MOST_TRIAL_VALUES, max(1, int(self._masters.size * _TRIAL_SHARE)))
-        parts = -(-length // wanted)
-        self._selection = self._masters.select([Piece(unit, 0, parts)])
-        # Where ranks hold unlike shares of a unit, all try as much as they carry on average.
-        self.values = torch.zeros(length // parts)
-        self._anchor = torch.zeros_like(self.values)
-        self.codecs = tuple(codecs)
-        self._terms = {
-            codec: Terms(averaging=_trial_rule(codec, len(topology.sites)), scratch=Scratch()) for codec in codecs
+        masters = rounds.masters
+        sizes = [length for _, length in masters.carried]
+        pieces = list(filter(None, stream(sizes, max(_TRIAL_PARTS, -(-sum(sizes) // _MOST_TRIAL_VALUES)))))
+        self._trials = {
+            # Each on its own part of the model, because what one has touched is cheap for the next.
+            codec: _Trial(masters, topology, pieces[number % len(pieces)], _trial_rule(codec, len(topology.sites)))
+            for number, codec in enumerate(codecs)
         }
-        self._copying: list[float] = []
-        self._agreeing: dict[str, list[float]] = {codec: [] for codec in codecs}
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        return tuple(self._trials)
 
     def once(self) -> None:
         """Training thread, at a boundary: every codec once."""
-        self._copying.append(_processor_time(self._copy, self._masters.device))
-        for codec, seconds in self._agreeing.items():
-            if self._topology.carries:
-                seconds.append(_processor_time(lambda codec=codec: self._agree(self._terms[codec])))
+        for trial in self._trials.values():
+            trial.once()
 
-    @property
-    def copying_s(self) -> float:
-        """Of the training thread, per value: the snapshot and the application."""
-        return median(self._copying) / max(self.values.numel(), self._selection.length)
+    def training_s(self, codec: str) -> float:
+        """Of the training thread, per value."""
+        return self._trials[codec].per_value(self._trials[codec].on_training)
 
-    def agreeing_s(self, codec: str) -> float:
-        """Of the background thread, per value; 0 on a rank that carries nothing."""
-        return median(self._agreeing[codec]) / self.values.numel() if self._agreeing[codec] else 0.0
+    def background_s(self, codec: str) -> float:
+        """Of the background thread, per value."""
+        return self._trials[codec].per_value(self._trials[codec].in_background)
+
+
+class _Trial:
+    """One codec's rounds."""
+
+    def __init__(self, masters: Masters, topology: Topology, pieces: tuple[Piece, ...], averaging: Averaging) -> None:
+        self.on_training: list[float] = []
+        """Seconds, by round."""
+        self.in_background: list[float] = []
+        self._masters, self._topology = masters, topology
+        self._selection = masters.select(pieces)
+        self._terms = Terms(averaging=averaging, scratch=Scratch())
+        self._anchor = torch.zeros(self._selection.length)
+
+    def once(self) -> None:
+        masters, selection, carries = self._masters, self._selection, self._topology.carries
+        if carries and in_place(masters, self._topology, self._terms.averaging):
+            before = torch.empty(selection.length)
+            masters.read(selection, before)
+            self.on_training.append(_processor_time(lambda: self._agree(InPlace(masters, selection))))
+            masters.assign(selection, before.view(1, -1))
+            return
+        self.on_training.append(_processor_time(self._copy, masters.device))
+        if carries:
+            snapshot = Snapshot(torch.zeros(selection.length))
+            self.in_background.append(_processor_time(lambda: self._agree(snapshot)))
+
+    def per_value(self, seconds: Sequence[float]) -> float:
+        """0 on a rank that carries nothing."""
+        length = self._selection.length
+        return median(seconds) / length if seconds and length else 0.0
 
     def _copy(self) -> None:
         """A snapshot, and an application that adds zeros."""
@@ -138,17 +166,18 @@ class Rehearsal:
             masters.read(selection, torch.empty(selection.length, device=masters.device))
         masters.add(selection, torch.zeros(len(selection.rows), selection.length, device=masters.device))
 
-    def _agree(self, terms: Terms) -> None:
-        whole = [(0, self.values.numel())]
-        agree(
-            _Loopback(self._topology),
-            terms,
-            self.values,
-            self._anchor,
-            whole,
-            lambda agreed, lo, hi: agreed,
-            replaces=False,
-        )
+    def _agree(self, weights: Weights) -> None:
+        whole = [(0, self._selection.length)]
+        transport = _Loopback(self._topology)
+        # Weights that are not finite are named by the first round that counts.
+        with suppress(NotFiniteError):
+            for _ in agree(transport, self._terms, weights, self._anchor, whole, _mean, replaces=False):
+                pass
+
+
+def _mean(agreed: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
+    """The outer step that is none."""
+    return agreed
 
 
 def measure_handling(
@@ -160,7 +189,7 @@ def measure_handling(
     receiving included.
     """
     on_cpu = rounds.masters.device.type == "cpu"
-    share = _share_lost(control, rehearsal.values) if on_cpu else 0.0
+    share = _share_lost(control) if on_cpu else 0.0
     control.gather("measuring what sending costs", None)
     # Every site sends to all others: what counts is a byte that leaves, whoever it goes to.
     others = len(topology.sites) - 1
@@ -169,9 +198,9 @@ def measure_handling(
     lost = _lost_to_sending(control, rounds, others, share, sending) if on_cpu else 0.0
     mine = {}
     for codec in rehearsal.codecs:
-        background = rehearsal.agreeing_s(codec)
+        background = rehearsal.background_s(codec)
         wan = lost * bytes_per_value(_trial_rule(codec, len(topology.sites)))
-        mine[codec] = [rehearsal.copying_s + share * background + wan, background]
+        mine[codec] = [rehearsal.training_s(codec) + share * background + wan, background]
     ranks = control.gather("measuring what rounds cost", mine)
     return {
         codec: Handling(
@@ -273,13 +302,14 @@ def _processor_time(work: Callable[[], object], device: torch.device | None = No
     return clock() - start
 
 
-def _share_lost(control: ControlPlane, values: torch.Tensor) -> float:
+def _share_lost(control: ControlPlane) -> float:
     """By how much computing slows down while another thread of every rank works: 0 with cores to spare, 1 without.
 
     More than 1 where memory is the bottleneck. Collective, so that all ranks of a machine compute, and disturb, at the
     same time.
     """
     stop = threading.Event()
+    values = torch.zeros(_TRIAL_BYTES)
 
     def disturb() -> None:
         other = torch.zeros_like(values)

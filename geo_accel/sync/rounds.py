@@ -1,10 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """One round of one set of units: snapshot, exchange, agreement, application (DESIGN 3).
 
-The training thread takes the snapshot and applies the result; everything between runs on one background thread.
+One background thread talks to the other sites. Which thread encodes and applies depends on where the weights are.
+On a CPU the training thread reads and writes the weights anyway, and going through the network's format while they are
+in its cache costs no more than a snapshot would. Elsewhere it takes a snapshot and applies the result, and everything
+between runs on the background thread.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,15 +17,14 @@ import torch
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece
 from geo_accel.profile.trace import Trace
+from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
 from geo_accel.sync.masters import Masters, Selection
 from geo_accel.sync.outer import OuterStep
 from geo_accel.sync.staging import Staging
+from geo_accel.topology import Topology
 from geo_accel.transport.errors import DamagedPayloadError
 from geo_accel.transport.exchange import EXCHANGES, Scratch, Terms
 from geo_accel.transport.gloo import GlooTransport
-
-RESIDUAL_DECAY = 0.95
-"""What a residual buffer's content counts when it joins the next round. With 1, overlap weighting makes it grow."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,8 +36,41 @@ class Round:
     replaces: bool
     """Whether the weights stand as in the snapshot and nothing is left unsaid, so that applying is setting."""
     future: Future
+    """Of what the background thread does; with a snapshot, of what brings its outcome to the weights' device."""
     selection: Selection
+    scratch: Scratch = field(repr=False)
     host: torch.Tensor | None = field(default=None, repr=False)
+    """The snapshot."""
+    agreement: Iterator[None] | None = field(default=None, repr=False)
+    """Where the training thread encodes and applies, what is left of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """The weights themselves, where rounds read and write them without a snapshot."""
+
+    masters: Masters
+    selection: Selection
+    replaces: bool = False
+
+    def read(self, lo: int, out: torch.Tensor) -> None:
+        self.masters.read(self.selection, out, lo)
+
+    def stretches(self, lo: int, hi: int) -> Iterator[tuple[int, torch.Tensor]]:
+        return () if self.replaces else self.masters.stretches(self.selection, lo, hi)
+
+    def write(self, lo: int, change: torch.Tensor) -> None:
+        (self.masters.assign if self.replaces else self.masters.add)(self.selection, change.view(1, -1), lo)
+
+
+def in_place(masters: Masters, topology: Topology, averaging: Averaging) -> bool:
+    """Whether the training thread itself encodes and applies, chunk by chunk, what this rank carries.
+
+    Not where other ranks of the site wait for the outcome, where encoding takes long (sparse codecs), or where what
+    was read is needed later.
+    """
+    shared = masters.replicated and len(topology.site.ranks) > 1
+    return masters.device.type == "cpu" and not shared and not averaging.sparse and averaging.residual == "weights"
 
 
 class Rounds:
@@ -50,7 +84,7 @@ class Rounds:
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
-        self._scratch = Scratch()
+        self._free: list[Scratch] = []
         self.anchor = torch.empty(0)
         self.residual: torch.Tensor | None = None
         """What was not sent, flat fp32 like the anchor, where a plan's residual is a buffer; 0 after a flush."""
@@ -79,13 +113,7 @@ class Rounds:
         `delay` 0 promises that `apply` follows before the weights move. `slot` is the step of the plan that the round
         belongs to; None for a flush's, which is lossless and takes along what a residual buffer holds.
         """
-        selection = self.masters.select(pieces)
-        host, copied = None, None
-        if self._topology.carries:
-            host = self._staging.take(selection.length)
-            copied = self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), host)
-            if averaging.residual == "buffer" and self.residual is None:
-                self.residual = torch.zeros(self.masters.size)
+        selection, topology = self.masters.select(pieces), self._topology
         replaces = delay == 0 and averaging.lossless
         details = {
             "step": step,
@@ -93,9 +121,31 @@ class Rounds:
             "codec": averaging.codec,
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
-        terms = Terms(averaging=averaging, scratch=self._scratch, seed=step)
-        future = self._pool.submit(self._exchange, selection, host, copied, terms, outer, replaces, details)
-        return Round(due=step + delay, replaces=replaces, future=future, selection=selection, host=host)
+        if topology.carries and averaging.residual == "buffer" and self.residual is None:
+            self.residual = torch.zeros(self.masters.size)
+        # Rounds in flight need one each.
+        scratch = self._free.pop() if self._free else Scratch()
+        terms = Terms(averaging=averaging, scratch=scratch, seed=step)
+        host, agreement, copied = None, None, None
+        if topology.carries and in_place(self.masters, topology, averaging):
+            weights = InPlace(self.masters, selection, replaces)
+            agreement = self._agree(selection, weights, terms, outer, replaces)
+            next(agreement)
+            future = self._pool.submit(self._talk, agreement, selection, details)
+        else:
+            if topology.carries:
+                host = self._staging.take(selection.length)
+                copied = self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), host)
+            future = self._pool.submit(self._exchange, selection, host, copied, terms, outer, replaces, details)
+        return Round(
+            due=step + delay,
+            replaces=replaces,
+            future=future,
+            selection=selection,
+            scratch=scratch,
+            host=host,
+            agreement=agreement,
+        )
 
     def apply(self, running: Round) -> float:
         """Training thread: waits for the round and applies it. Returns the seconds waited: exposed time.
@@ -105,9 +155,15 @@ class Rounds:
         start = perf_counter()
         result = running.future.result()
         stop = perf_counter()
-        (self.masters.assign if running.replaces else self.masters.add)(running.selection, result())
+        if running.agreement is not None:
+            for _ in running.agreement:
+                pass
+        else:
+            (self.masters.assign if running.replaces else self.masters.add)(running.selection, result())
+        self.masters.written(running.selection)
         if running.host is not None:
             self._staging.give(running.host)
+        self._free.append(running.scratch)
         if stop - start > 1e-4:
             self._trace.add("wait", running.selection.names, start, stop)
         return stop - start
@@ -162,13 +218,20 @@ class Rounds:
         """Lets go of the background thread; what is queued and has not begun is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _talk(self, agreement, selection, details) -> None:
+        start = perf_counter()
+        next(agreement)
+        self._trace.add("transfer", selection.names, start, perf_counter(), **details)
+
     def _exchange(self, selection, host, copied, terms, outer, replaces, details):
         start = perf_counter()
         topology = self._topology
         row = None
         if topology.carries:
             copied()
-            row = self._agree(selection, host, terms, outer, replaces)
+            for _ in self._agree(selection, Snapshot(host), terms, outer, replaces):
+                pass
+            row = host
         if self.masters.replicated and len(topology.site.ranks) > 1:
             result = torch.empty(topology.slices, selection.length)
             if topology.slices == 1 and row is not None:
@@ -180,18 +243,18 @@ class Rounds:
         self._trace.add("transfer", selection.names, start, stop, **details)
         return self._staging.upload(result)
 
-    def _agree(self, selection, host, terms, outer, replaces) -> torch.Tensor:
-        residual = self.residual
+    def _agree(self, selection, weights, terms, outer, replaces) -> Iterator[None]:
+        """`agree`, with its errors in the user's words."""
         try:
-            agree(
+            yield from agree(
                 self._transport,
                 terms,
-                host,
+                weights,
                 self.anchor,
                 selection.ranges,
                 lambda agreed, lo, hi: self.outer.step(outer, agreed, lo, hi),
                 replaces=replaces,
-                residual=residual,
+                residual=self.residual,
             )
         except NotFiniteError as error:
             name = self.masters.unit_at(error.place)
@@ -202,92 +265,19 @@ class Rounds:
             ) from None
         except DamagedPayloadError as error:
             raise DamagedPayloadError(f"{error} (Layers: {selection.names}.)") from None
-        return host
 
     @torch.no_grad()
     def _average_buffers(self, buffers: list[torch.Tensor]) -> None:
         topology = self._topology
         flat = torch.cat([buffer.detach().float().cpu().view(-1) for buffer in buffers])
         if topology.carries and topology.local_index == 0:
-            terms = Terms(averaging=Averaging(), scratch=self._scratch)
-            for part in EXCHANGES["direct"](self._transport, terms, flat, lambda lo, hi: None):
+            terms = Terms(averaging=Averaging(), scratch=Scratch())
+
+            def say(codec, lo, hi, out):
+                codec.encode(flat[lo:hi], out)
+
+            for part in filter(None, EXCHANGES["direct"](self._transport, terms, len(flat), say)):
                 flat[part.lo : part.hi] = part.mean
         self._transport.broadcast_in_site(flat)
         for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))
-
-
-class NotFiniteError(ValueError):
-    """A value that is to be sent is NaN or infinite; `place` is its element of the anchor."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__(f"element {place} is not finite")
-        self.place = place
-
-
-def agree(
-    transport: GlooTransport,
-    terms: Terms,
-    host: torch.Tensor,
-    anchor: torch.Tensor,
-    ranges: Sequence[tuple[int, int]],
-    outer: Callable[[torch.Tensor, int, int], torch.Tensor],
-    *,
-    replaces: bool,
-    residual: torch.Tensor | None = None,
-) -> None:
-    """Background thread: one exchange of a snapshot and the new anchor (DESIGN 3).
-
-    `host` is the snapshot, flat fp32, of the elements of `anchor` in `ranges`; in the end it holds what is added to
-    the weights, or with `replaces` the agreed values that replace them. `outer(agreed, lo, hi)` is the change of
-    anchor elements [lo, hi). `residual`, as long as the anchor, is what earlier rounds have not sent, if they kept it
-    apart; it joins what is said. What is not sent this time stays in the weights, goes there, or is lost, as the
-    averaging's rule says.
-
-    Raises NotFiniteError before anything that is not finite is sent.
-    """
-    spans, offset = [], 0
-    for lo, hi in ranges:
-        spans.append((offset, offset + hi - lo, lo))
-        offset += hi - lo
-    rule, lossless = terms.averaging.residual, terms.averaging.lossless
-    # With a residual, what is said is more than the progress since the last agreement, and both are needed.
-    values = host if residual is None else terms.scratch("values", host.numel())
-    decay = RESIDUAL_DECAY if rule == "buffer" and not lossless else 1.0
-
-    def parts(lo: int, hi: int) -> Iterator[tuple[int, int, int, int]]:
-        """Where [lo, hi) of the buffer lies: in the buffer and in the anchor."""
-        for begin, end, place in spans:
-            first, last = max(lo, begin), min(hi, end)
-            if first < last:
-                yield first, last, place + first - begin, place + last - begin
-
-    def prepare(lo: int, hi: int) -> None:
-        for first, last, start, stop in parts(lo, hi):
-            part = host[first:last].sub_(anchor[start:stop])
-            if residual is not None:
-                part = torch.add(part, residual[start:stop], alpha=decay, out=values[first:last])
-            # One pass over what is in the cache anyway; a sum can also overflow, so look closer before refusing.
-            if not math.isfinite(part.sum()) and not (finite := part.isfinite()).all():
-                raise NotFiniteError(start + int(finite.logical_not().nonzero()[0]))
-
-    for part in EXCHANGES[terms.averaging.exchange](transport, terms, values, prepare):
-        for first, last, start, stop in parts(part.lo, part.hi):
-            inside = slice(first - part.lo, last - part.lo)
-            change = outer(part.mean[inside], start, stop)
-            anchor[start:stop].add_(change)
-            progress, said = host[first:last], part.said[inside]
-            waiting = None if residual is None else residual[start:stop]
-            if replaces:
-                progress.copy_(anchor[start:stop])
-            elif rule == "weights":
-                if waiting is not None:  # of an earlier plan with a buffer: what waits there goes into the weights
-                    change = change + waiting
-                torch.sub(change, said, out=progress)
-            else:
-                torch.sub(change, progress, out=progress)
-            if waiting is not None:
-                if rule == "buffer":
-                    torch.sub(values[first:last], said, out=waiting)
-                else:
-                    waiting.zero_()

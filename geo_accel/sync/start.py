@@ -36,3 +36,4 @@ def start_from_first_site(control: ControlPlane, transport: GlooTransport, maste
             values = torch.zeros(selection.length)
             transport.swap({}, {first: values})
             masters.assign(selection, values.to(masters.device).view(1, -1))
+            masters.written(selection)

@@ -5,6 +5,10 @@ All sums run in site order over decoded payloads, a site's own included, so that
 adding one's own exact values instead, or in an order that begins with oneself, would not.
 Values are encoded, and answers handed on, in chunks that stay in a processor's cache: on a CPU such passes over memory
 are much of what synchronising costs.
+
+An exchange is a generator in three parts, so that a caller can run them on different threads: up to its first yield it
+encodes what this site says, up to its second it sends and hears, and after that it yields an Agreement for one chunk
+after the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +26,8 @@ from geo_accel.wire.overlap import add_up, weigh
 CHUNK = 512 * 1024
 """Values that are encoded together; a payload is its chunks' encodings, one after the other."""
 
-Prepare = Callable[[int, int], None]
-"""`prepare(lo, hi)` fills values [lo, hi), which are then read."""
+Say = Callable[[Codec, int, int, torch.Tensor], object]
+"""`say(codec, lo, hi, out)` encodes values [lo, hi) into the flat uint8 `out`."""
 
 
 class Scratch:
@@ -42,14 +46,18 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was agreed on values [lo, hi): flat fp32, valid until the next one is asked for."""
+    """What was agreed on values [lo, hi): flat fp32, valid until the next one is asked for, free to overwrite."""
 
     lo: int
     hi: int
     said: torch.Tensor
-    """What this site has told the others (`c` in DESIGN 3); the values themselves where the codec is lossless."""
+    """What this site has told the others (`c` in DESIGN 3)."""
     mean: torch.Tensor
     """The average over sites (`D`), the same bits everywhere."""
+
+
+Course = Iterator[Agreement | None]
+"""Yields None where the caller may go over to another thread, then agreements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,7 @@ class Terms:
 
     averaging: Averaging
     scratch: Scratch = field(repr=False)
+    """The round's own until it is over: what was said and heard lies there."""
     seed: int = 0
     """Of "randk", the same on every site."""
 
@@ -117,12 +126,13 @@ class Terms:
         return 1 / self.averaging.coefficients[site] if self.averaging.coefficients else float(sites)
 
 
-def direct(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
+def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     """Everyone sends its whole payload, of its exact size, to everyone: (N-1) payloads per site, one latency."""
-    size, me, peers = values.numel(), transport.topology.rank, transport.peers
+    me, peers = transport.topology.rank, transport.peers
     codecs = [terms.codec(site) for site in range(len(peers))]
     mine = peers.index(me)
-    payload = _encode(codecs[mine], values, 0, size, terms.scratch, "payload", prepare)
+    payload = _encode(terms, codecs[mine], 0, size, say, "payload")
+    yield None
     payloads = {
         peer: terms.scratch(f"received {peer}", _encoded_bytes(codec, 0, size), torch.uint8)
         for peer, codec in zip(peers, codecs, strict=True)
@@ -130,12 +140,11 @@ def direct(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare
     }
     transport.swap(dict.fromkeys(payloads, payload), payloads)
     payloads[me] = payload
+    yield None
     chunks = [list(_chunks(codec, 0, size)) for codec in codecs]
     for parts in zip(*chunks, strict=True):
         lo, hi, first, last = parts[mine]
-        said = values[lo:hi]
-        if not codecs[mine].lossless:
-            said = codecs[mine].decode(payload[first:last], terms.scratch("said", hi - lo))
+        said = codecs[mine].decode(payload[first:last], terms.scratch("said", hi - lo))
 
         def heard(site: int, room: torch.Tensor, parts=parts, said=said) -> torch.Tensor:
             if site == mine:
@@ -148,16 +157,17 @@ def direct(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare
         yield Agreement(lo, hi, said, mean)
 
 
-def hub(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
+def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     """One site hears all others, averages and answers: a payload up and an answer down for each, two latencies.
 
     Nobody but the hub hears of the others' sizes, so what a site sends may follow its own uplink. The hub counts what
     encoding the answer lost as not said by itself: it is sent in a later round.
     """
-    size, me, peers = values.numel(), transport.topology.rank, transport.peers
+    me, peers = transport.topology.rank, transport.peers
     mine, center = peers.index(me), peers[terms.averaging.hub]
     codec, answering = terms.codec(mine), terms.answer_codec()
-    payload = _encode(codec, values, 0, size, terms.scratch, "payload", prepare)
+    payload = _encode(terms, codec, 0, size, say, "payload")
+    yield None
     answer = terms.scratch("answer", _encoded_bytes(answering, 0, size), torch.uint8)
     lost = None
     if me != center:
@@ -182,33 +192,33 @@ def hub(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: P
 
             mean = lost[lo:hi]
             terms.average(heard, len(peers), mean)
-            answer[begin:end].copy_(answering.encode(mean, answer[begin:end]))
+            answering.encode(mean, answer[begin:end])
             mean.sub_(answering.decode(answer[begin:end], terms.scratch("mean", hi - lo)))
         others = [peer for peer in peers if peer != me]
         transport.swap(dict.fromkeys(others, answer), {})
+    yield None
     for (lo, hi, first, last), (_, _, begin, end) in zip(
         _chunks(codec, 0, size), _chunks(answering, 0, size), strict=True
     ):
         mean = answering.decode(answer[begin:end], terms.scratch("mean", hi - lo))
-        said = values[lo:hi]
-        if not codec.lossless:
-            said = codec.decode(payload[first:last], terms.scratch("said", hi - lo))
-            if lost is not None:
-                said.sub_(lost[lo:hi], alpha=terms.owed(mine, len(peers)))
+        said = codec.decode(payload[first:last], terms.scratch("said", hi - lo))
+        if lost is not None and not codec.lossless:
+            said.sub_(lost[lo:hi], alpha=terms.owed(mine, len(peers)))
         yield Agreement(lo, hi, said, mean)
 
 
-def two_shot(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepare: Prepare) -> Iterator[Agreement]:
+def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     """All-to-all of shares, average, all-gather of averages: 2(N-1)/N payloads per site, two latencies.
 
     The average is encoded once more on its way back. Its owner counts what that rounding lost as not said, so that
     it stays in the owner's weights and is sent in a later round: over all sites nothing is lost.
     """
     peers, me, scratch, codec = transport.peers, transport.topology.rank, terms.scratch, terms.codec(0)
-    shares = dict(zip(peers, _shares(values.numel(), len(peers), codec.block), strict=True))
+    shares = dict(zip(peers, _shares(size, len(peers), codec.block), strict=True))
     first, last = shares[me]
     nbytes = {peer: _encoded_bytes(codec, lo, hi) for peer, (lo, hi) in shares.items()}
-    payloads = {p: _encode(codec, values, lo, hi, scratch, f"payload {p}", prepare) for p, (lo, hi) in shares.items()}
+    payloads = {p: _encode(terms, codec, lo, hi, say, f"payload {p}") for p, (lo, hi) in shares.items()}
+    yield None
     received = {p: scratch(f"received {p}", nbytes[me], torch.uint8) for p in peers if p != me}
     transport.swap({p: payload for p, payload in payloads.items() if p != me}, received)
     received[me] = payloads[me]
@@ -220,33 +230,29 @@ def two_shot(transport: GlooTransport, terms: Terms, values: torch.Tensor, prepa
             return codec.decode(received[peers[site]][begin:end], room)
 
         terms.average(heard, len(peers), average[lo:hi])
-    answer = _encode(codec, average, 0, last - first, scratch, "answer", lambda lo, hi: None)
-    answers = {p: scratch(f"answer {p}", nbytes[p], torch.uint8) for p in peers if p != me}
-    transport.swap(dict.fromkeys(answers, answer), answers)
-    answers[me] = answer
+    answers = {p: scratch(f"answer {p}", nbytes[p], torch.uint8) for p in peers}
+    for lo, hi, begin, end in _chunks(codec, 0, last - first):
+        codec.encode(average[lo:hi], answers[me][begin:end])
+    others = {p: answer for p, answer in answers.items() if p != me}
+    transport.swap(dict.fromkeys(others, answers[me]), others)
+    yield None
 
     for peer, share in shares.items():
         for lo, hi, begin, end in _chunks(codec, *share):
             mean = codec.decode(answers[peer][begin:end], scratch("mean", hi - lo))
-            said = values[lo:hi]
-            if not codec.lossless:
-                said = codec.decode(payloads[peer][begin:end], scratch("said", hi - lo))
-                if peer == me:
-                    lost = average[lo - first : hi - first].sub_(mean)
-                    said.sub_(lost, alpha=terms.owed(peers.index(me), len(peers)))
+            said = codec.decode(payloads[peer][begin:end], scratch("said", hi - lo))
+            if peer == me and not codec.lossless:
+                lost = average[lo - first : hi - first].sub_(mean)
+                said.sub_(lost, alpha=terms.owed(peers.index(me), len(peers)))
             yield Agreement(lo, hi, said, mean)
 
 
-def _encode(
-    codec: Codec, values: torch.Tensor, lo: int, hi: int, scratch: Scratch, name: str, prepare: Prepare
-) -> torch.Tensor:
-    """The payload of values [lo, hi): in the buffer `name`, or a view of the values if they are sent as they are."""
-    payload = scratch(name, _encoded_bytes(codec, lo, hi), torch.uint8)
+def _encode(terms: Terms, codec: Codec, lo: int, hi: int, say: Say, name: str) -> torch.Tensor:
+    """The payload of values [lo, hi), in the buffer `name`."""
+    payload = terms.scratch(name, _encoded_bytes(codec, lo, hi), torch.uint8)
     for first, last, begin, end in _chunks(codec, lo, hi):
-        prepare(first, last)
-        if not codec.lossless:
-            codec.encode(values[first:last], payload[begin:end])
-    return codec.encode(values[lo:hi], payload) if codec.lossless else payload
+        say(codec, first, last, payload[begin:end])
+    return payload
 
 
 def _chunks(codec: Codec, lo: int, hi: int) -> Iterator[tuple[int, int, int, int]]:

@@ -27,7 +27,7 @@ class Codec(Protocol):
         """Exact payload size, in bytes, of `numel` elements."""
 
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Flat fp32 to a flat uint8 payload: in `out`, of its exact size, or as another view of `values`."""
+        """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned."""
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""

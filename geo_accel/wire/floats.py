@@ -19,8 +19,8 @@ class Fp32:
         return 4 * numel
 
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The values as bytes: a view of them, not a copy. `out` is left as it is."""
-        return values.view(torch.uint8)
+        """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned."""
+        return out.copy_(values.view(torch.uint8))
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""

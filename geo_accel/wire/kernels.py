@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The quantised codecs' loops for CPUs, compiled by numba: bit for bit what `Quantised` computes with torch elsewhere.
+"""Loops for CPUs, compiled by numba: bit for bit what torch's operations compute elsewhere.
 
 On a CPU most of what a round takes from training is memory: with torch's operations a value goes through it ten times,
 here once each way.
@@ -28,7 +28,7 @@ interval."""
 _LARGEST, _LEAST_SCALE, _STRETCH = np.float32(LARGEST), np.float32(LEAST_SCALE), np.float32(STRETCH)
 _STEPS_8, _STEPS_4, _STEPS_2 = (np.float32(STEPS[bits]) for bits in (8, 4, 2))
 _INFINITE, _ZERO, _HALF = np.float32(np.inf), np.float32(0), np.float32(0.5)
-_WITHOUT_SIGN = np.int32(0x7FFFFFFF)
+_WITHOUT_SIGN, _NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 
 
 def _compiled(signature: str):
@@ -36,18 +36,31 @@ def _compiled(signature: str):
     return njit(signature, nogil=True, cache=True, error_model="numpy")
 
 
-@_compiled("void(f4[::1], i4[::1], f4[::1], u1[::1], i8)")
-def encode(values, patterns, scales, codes, bits):
-    """`values` (n * 128 fp32), `patterns` the same memory as int32, into `scales` (n) and `codes` (n * 16 * bits)."""
+@_compiled("i8(f4[::1], f4[::1], f4[::1], u1[::1], i8)")
+def encode(values, base, scales, codes, bits):
+    """`values` (n * 128 fp32) minus `base` (as many, or none) into `scales` (n) and `codes` (n * 16 * bits).
+
+    Returns the first block with a value that is not finite, at which it ends, or -1.
+    """
     steps = _STEPS_8 if bits == 8 else _STEPS_4 if bits == 4 else _STEPS_2
     largest = np.zeros(1, np.int32)
     levels = np.zeros(BLOCK, np.uint8)
+    change = np.zeros(BLOCK, np.float32)
+    patterns = change.view(np.int32)
     for block in range(len(scales)):
         begin = block * BLOCK
+        if len(base) == 0:
+            for i in range(BLOCK):
+                change[i] = values[begin + i]
+        else:
+            for i in range(BLOCK):
+                change[i] = values[begin + i] - base[begin + i]
         # Magnitudes are ordered as their bits are, and whole numbers compare many at a time.
         most = np.int32(0)
-        for i in range(begin, begin + BLOCK):
+        for i in range(BLOCK):
             most = max(most, patterns[i] & _WITHOUT_SIGN)
+        if most >= _NOT_FINITE:
+            return block
         largest[0] = most
         scale = min(largest.view(np.float32)[0], _LARGEST) / steps
         if scale < _LEAST_SCALE:
@@ -56,22 +69,23 @@ def encode(values, patterns, scales, codes, bits):
         divisor = scale if scale > _ZERO else _INFINITE
         if bits == 8:
             for i in range(BLOCK):
-                levels[i] = np.uint8(np.int32(np.rint(values[begin + i] / divisor)))
+                levels[i] = np.uint8(np.int32(np.rint(change[i] / divisor)))
             for i in range(BLOCK):
                 codes[begin + i] = levels[i]
         elif bits == 4:
             for i in range(BLOCK):
-                levels[i] = np.uint8(np.int32(np.rint(values[begin + i] / divisor)) + 8)
+                levels[i] = np.uint8(np.int32(np.rint(change[i] / divisor)) + 8)
             for i in range(BLOCK // 2):
                 codes[block * (BLOCK // 2) + i] = levels[2 * i] | levels[2 * i + 1] << 4
         else:
             divisor *= _STRETCH
             for i in range(BLOCK):
-                levels[i] = np.uint8(np.int32(np.floor(values[begin + i] / divisor)) + 2)
+                levels[i] = np.uint8(np.int32(np.floor(change[i] / divisor)) + 2)
             for i in range(BLOCK // 4):
                 low = levels[4 * i] | levels[4 * i + 1] << 2
                 high = levels[4 * i + 2] | levels[4 * i + 3] << 2
                 codes[block * (BLOCK // 4) + i] = low | high << 4
+    return -1
 
 
 @_compiled("void(f4[::1], u1[::1], f4[::1], i8)")
@@ -95,3 +109,11 @@ def decode(scales, codes, out, bits):
                 out[begin + 4 * i + 1] = np.float32((four >> 2 & 3) * 2 - 3) * half
                 out[begin + 4 * i + 2] = np.float32((four >> 4 & 3) * 2 - 3) * half
                 out[begin + 4 * i + 3] = np.float32((four >> 6) * 2 - 3) * half
+
+
+@_compiled("void(f4[::1], f4[::1], f4[::1], f4[::1])")
+def settle(change, said, anchor, weights):
+    """Adds `change` to `anchor`, and to `weights` what of it this site has not `said` already; all flat fp32."""
+    for i in range(len(change)):
+        anchor[i] += change[i]
+        weights[i] += change[i] - said[i]

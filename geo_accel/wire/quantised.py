@@ -3,11 +3,14 @@
 
 import math
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from geo_accel.wire import kernels
 from geo_accel.wire.kernels import BLOCK, LARGEST, LEAST_SCALE, STEPS, STRETCH
+
+_NOTHING = np.empty(0, np.float32)
 
 
 class Quantised:
@@ -29,50 +32,93 @@ class Quantised:
     def __init__(self, bits: int) -> None:
         self.name = f"int{bits}"
         self._bits = bits
-        self._planes = 8 // bits
+        self._width = BLOCK * bits // 8
 
     def encoded_bytes(self, numel: int) -> int:
         """Exact payload size, in bytes, of `numel` elements; a multiple of 4."""
-        return -(-numel // BLOCK) * (4 + BLOCK // self._planes)
+        return -(-numel // BLOCK) * (4 + self._width)
 
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned."""
+        if values.device.type == "cpu":
+            assert self.encode_change(values, None, out) is None
+            return out
         scales, codes = self._parts(out)
         whole = values.numel() // BLOCK
         if whole:
-            self._encode(values[: whole * BLOCK].view(-1, BLOCK), scales[:whole], codes[:whole])
+            self._encode_with_torch(values[: whole * BLOCK].view(-1, BLOCK), scales[:whole], codes[:whole])
         if whole < len(scales):
             rest = pad(values[whole * BLOCK :], (0, BLOCK - values.numel() % BLOCK))
-            self._encode(rest.view(1, BLOCK), scales[whole:], codes[whole:])
+            self._encode_with_torch(rest.view(1, BLOCK), scales[whole:], codes[whole:])
         return out
+
+    def encode_change(
+        self, values: torch.Tensor, base: torch.Tensor | None, out: torch.Tensor, at: int = 0
+    ) -> int | None:
+        """On the CPU: encodes `values` - `base`, both flat fp32, as elements `at` and on of the payload `out`.
+
+        `at` is a multiple of the block, and so is the number of values unless they are the payload's last. Returns the
+        place of a value that is not finite, before which it ends; None where all are.
+        """
+        scales, codes = self._arrays(out)
+        values = values.numpy()
+        base = _NOTHING if base is None else base.numpy()
+        whole, first = len(values) // BLOCK, at // BLOCK
+        bad = kernels.encode(
+            values[: whole * BLOCK],
+            base[: whole * BLOCK],
+            scales[first : first + whole],
+            codes[first * self._width : (first + whole) * self._width],
+            self._bits,
+        )
+        if bad < 0 and whole * BLOCK < len(values):
+            rest = np.zeros(BLOCK, np.float32)
+            rest[: len(values) % BLOCK] = values[whole * BLOCK :]
+            rest[: len(base) % BLOCK] -= base[whole * BLOCK :]
+            bad = kernels.encode(rest, _NOTHING, scales[-1:], codes[-self._width :], self._bits)
+            bad = whole if bad == 0 else -1
+        if bad < 0:
+            return None
+        part = slice(bad * BLOCK, (bad + 1) * BLOCK)
+        change = values[part] - base[part] if len(base) else values[part]
+        return bad * BLOCK + int(np.isfinite(change).argmin())
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
+        if out.device.type == "cpu":
+            self._decode(payload, out.numpy())
+            return out
         scales, codes = self._parts(payload)
         whole = out.numel() // BLOCK
         if whole:
-            self._decode(scales[:whole], codes[:whole], out[: whole * BLOCK].view(-1, BLOCK))
+            self._decode_with_torch(scales[:whole], codes[:whole], out[: whole * BLOCK].view(-1, BLOCK))
         if whole < len(scales):
             rest = out.new_empty(1, BLOCK)
-            self._decode(scales[whole:], codes[whole:], rest)
+            self._decode_with_torch(scales[whole:], codes[whole:], rest)
             out[whole * BLOCK :].copy_(rest.view(-1)[: out.numel() % BLOCK])
         return out
 
-    def _parts(self, payload: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        width = BLOCK // self._planes
-        blocks = payload.numel() // (4 + width)
-        return payload[: 4 * blocks].view(torch.float32), payload[4 * blocks :].view(-1, width)
+    def _decode(self, payload: torch.Tensor, out: np.ndarray) -> None:
+        scales, codes = self._arrays(payload)
+        whole = len(out) // BLOCK
+        kernels.decode(scales[:whole], codes[: whole * self._width], out[: whole * BLOCK], self._bits)
+        if whole < len(scales):
+            rest = np.zeros(BLOCK, np.float32)
+            kernels.decode(scales[whole:], codes[whole * self._width :], rest, self._bits)
+            out[whole * BLOCK :] = rest[: len(out) % BLOCK]
 
-    def _encode(self, values: torch.Tensor, scales: torch.Tensor, codes: torch.Tensor) -> None:
-        """`values` (blocks, 128) into `scales` (blocks) and `codes` (blocks, bytes)."""
-        if values.device.type == "cpu":
-            flat = values.view(-1)
-            patterns = flat.view(torch.int32)
-            kernels.encode(flat.numpy(), patterns.numpy(), scales.numpy(), codes.view(-1).numpy(), self._bits)
-        else:
-            self._encode_with_torch(values, scales, codes)
+    def _arrays(self, payload: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and codes; numpy's views cost a tenth of torch's, and there are many."""
+        payload = payload.numpy()
+        blocks = len(payload) // (4 + self._width)
+        return payload[: 4 * blocks].view(np.float32), payload[4 * blocks :]
+
+    def _parts(self, payload: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks = payload.numel() // (4 + self._width)
+        return payload[: 4 * blocks].view(torch.float32), payload[4 * blocks :].view(-1, self._width)
 
     def _encode_with_torch(self, values: torch.Tensor, scales: torch.Tensor, codes: torch.Tensor) -> None:
+        """`values` (blocks, 128) into `scales` (blocks) and `codes` (blocks, bytes)."""
         # Two reductions are faster than one over magnitudes, which would have to be written first.
         torch.amax(values, 1, out=scales)
         torch.maximum(scales, values.amin(1).neg_(), out=scales)
@@ -106,14 +152,8 @@ class Quantised:
             fours.mul_(1 << 24 | 1 << 18 | 1 << 12 | 1 << 6).bitwise_right_shift_(24)
             codes.copy_(fours)
 
-    def _decode(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
-        """`scales` (blocks) and `codes` (blocks, bytes) into `out` (blocks, 128)."""
-        if out.device.type == "cpu":
-            kernels.decode(scales.numpy(), codes.view(-1).numpy(), out.view(-1).numpy(), self._bits)
-        else:
-            self._decode_with_torch(scales, codes, out)
-
     def _decode_with_torch(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
+        """`scales` (blocks) and `codes` (blocks, bytes) into `out` (blocks, 128)."""
         factors = scales.unsqueeze(1)
         if self._bits == 2:
             # Levels are odd halves; twice a level is a whole number, and half a scale is exact.

@@ -42,6 +42,7 @@ def test_slices_of_all_rounds_together_are_the_whole_model(widths, slices, perio
         ranks[0].add(selection, torch.ones_like(rows))
         ranks[0].add(selection, rows)
         ranks[0].assign(selection, rows * 3)
+        ranks[0].written(selection)
     for old, parameter in zip(before, net.parameters(), strict=True):
         assert torch.equal(parameter, old * 3)
 
@@ -67,6 +68,7 @@ def test_masters_beside_the_model_keep_what_its_precision_cannot():
     values, selection = read(masters, [Piece(0)]), masters.select([Piece(0)])
     before = masters.checksums()
     masters.add(selection, torch.full((1, selection.length), 1e-5))
+    masters.written(selection)
     assert torch.equal(read(masters, [Piece(0)]), values + 1e-5)
     assert before != masters.checksums()
     for parameter, master in copies.items():
@@ -108,6 +110,7 @@ def test_shards_of_all_ranks_together_are_the_whole_model(cut, period):
             masters.add(selection, torch.ones_like(row).view(1, -1))
             masters.add(selection, row.view(1, -1))
             masters.assign(selection, row.view(1, -1) * 3)
+            masters.written(selection)
             assert told[-1] is selection and selection.mine == selection.site[masters._topology.local_index]
     assert sum(masters.size for masters in ranks) == sum(parameter.numel() for parameter in parameters)
     for held, store in zip(shards, stores, strict=True):

@@ -4,9 +4,10 @@
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import torch
+
+from geo_accel.topology import Site, Topology
 
 _DEADLINE_S = 20
 
@@ -15,7 +16,7 @@ class MemoryTransport:
     """What an exchange asks of a transport, for one of several sites."""
 
     def __init__(self, rank: int, sites: int, lines: dict) -> None:
-        self.topology = SimpleNamespace(rank=rank)
+        self.topology = Topology(sites=tuple(Site(name=f"site{i}", ranks=(i,)) for i in range(sites)), rank=rank)
         self.peers = tuple(range(sites))
         self._lines = lines
         self.sent: list[int] = []

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from geo_accel.config import SPARSE_CODECS
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.ratios import coefficients
+from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
 from geo_accel.sync.outer import OuterStep
-from geo_accel.sync.rounds import NotFiniteError, agree
 from geo_accel.transport import exchange
 from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.wire.codec import get_codec
@@ -62,18 +62,19 @@ class Site:
     def round(self, rule, number=0, outer=None, terms=Terms):
         if rule.residual == "buffer" and self.residual is None:
             self.residual = torch.zeros_like(self.anchor)
-        host = self.weights.clone()
-        agree(
+        snapshot = Snapshot(self.weights.clone())
+        for _ in agree(
             self.transport,
             terms(averaging=rule, scratch=self.scratch, seed=number),
-            host,
+            snapshot,
             self.anchor,
-            [(0, len(host))],
+            [(0, len(self.weights))],
             lambda agreed, lo, hi: self.outer.step(outer or Outer(), agreed, lo, hi),
             replaces=False,
             residual=self.residual,
-        )
-        self.weights += host
+        ):
+            pass
+        self.weights += snapshot.values
 
 
 @st.composite

@@ -1,0 +1,188 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""From one round's weights to the new anchor and what is added to the weights (DESIGN 3)."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from geo_accel.transport.exchange import EXCHANGES, Agreement, Terms
+from geo_accel.transport.gloo import GlooTransport
+from geo_accel.wire.codec import Codec
+from geo_accel.wire.kernels import settle
+from geo_accel.wire.quantised import Quantised
+
+RESIDUAL_DECAY = 0.95
+"""What a residual buffer's content counts when it joins the next round. With 1, overlap weighting makes it grow."""
+
+# Fewer values than this are gathered with their neighbours: a stretch of their own would cost more than copying them.
+_WORTHWHILE = 2048
+
+
+class NotFiniteError(ValueError):
+    """A value that is to be sent is NaN or infinite; `place` is its element of the anchor."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(f"element {place} is not finite")
+        self.place = place
+
+
+class Weights(Protocol):
+    """The weights of one round's pieces, as one flat fp32 buffer that is seen part by part."""
+
+    def read(self, lo: int, out: torch.Tensor) -> None:
+        """Copies elements from `lo` on, as they are at the round's start, into the flat `out`."""
+
+    def stretches(self, lo: int, hi: int) -> Iterable[tuple[int, torch.Tensor]]:
+        """Those of the elements [lo, hi) that are flat fp32 on the CPU and may be added to where they are: such
+        stretches, in order, with their offsets from `lo`."""
+
+    def write(self, lo: int, change: torch.Tensor) -> None:
+        """Takes what is added to the elements from `lo` on, or their new values where the round replaces them."""
+
+
+class Snapshot:
+    """A copy of the weights, flat fp32, in which the round's outcome takes their place."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def read(self, lo: int, out: torch.Tensor) -> None:
+        out.copy_(self.values[lo : lo + out.numel()])
+
+    def stretches(self, lo: int, hi: int) -> Iterable[tuple[int, torch.Tensor]]:
+        return ()
+
+    def write(self, lo: int, change: torch.Tensor) -> None:
+        self.values[lo : lo + change.numel()].copy_(change)
+
+
+def agree(
+    transport: GlooTransport,
+    terms: Terms,
+    weights: Weights,
+    anchor: torch.Tensor,
+    ranges: Sequence[tuple[int, int]],
+    outer: Callable[[torch.Tensor, int, int], torch.Tensor],
+    *,
+    replaces: bool,
+    residual: torch.Tensor | None = None,
+) -> Iterator[None]:
+    """One round, in the three parts of an exchange: what this site says, sending and hearing, and its application.
+
+    `weights` are the elements of `anchor` in `ranges`. With `replaces` the agreed values take their place, else
+    something is added to them. `outer(agreed, lo, hi)` is the change of anchor elements [lo, hi). `residual`, as long
+    as the anchor, is what earlier rounds have not sent, if they kept it apart; it joins what is said. What is not sent
+    this time stays in the weights, goes there, or is lost, as the averaging's rule says; only where it stays in the
+    weights may these have moved before the last part.
+
+    Raises NotFiniteError, in its first part, before anything that is not finite is sent.
+    """
+    books = _Books(terms, weights, anchor, ranges, outer, replaces=replaces, residual=residual)
+    course = EXCHANGES[terms.averaging.exchange](transport, terms, books.length, books.say)
+    yield next(course)
+    yield next(course)
+    for part in course:
+        books.settle(part)
+
+
+class _Books:
+    """Weights, anchor and residual of one round, between which values are moved."""
+
+    def __init__(self, terms, weights, anchor, ranges, outer, *, replaces, residual) -> None:
+        self._terms, self._weights, self._outer, self._replaces = terms, weights, outer, replaces
+        self._anchor, self._residual = anchor, residual
+        self._rule = terms.averaging.residual
+        self._decay = RESIDUAL_DECAY if self._rule == "buffer" and not terms.averaging.lossless else 1.0
+        self._spans: list[tuple[int, int, int]] = []
+        self.length = 0
+        for lo, hi in ranges:
+            self._spans.append((self.length, self.length + hi - lo, lo))
+            self.length += hi - lo
+
+    def say(self, codec: Codec, lo: int, hi: int, out: torch.Tensor) -> None:
+        """Encodes what is said of elements [lo, hi) into the payload `out`."""
+        if not isinstance(codec, Quantised):
+            self._gather(lo, hi, values := self._room(codec, hi - lo, out))
+            if not codec.lossless:
+                codec.encode(values, out)
+            return
+        done = lo
+        if self._residual is None:
+            # Whole blocks that lie together go from where they are straight into the payload.
+            for at, values in self._weights.stretches(lo, hi):
+                first, last = -(-at // codec.block) * codec.block, (at + len(values)) // codec.block * codec.block
+                if last - first >= _WORTHWHILE:
+                    self._encode_gathered(codec, done, lo + first, out, done - lo)
+                    ((_, start, stop),) = self._parts(lo + first, lo + last)
+                    bad = codec.encode_change(values[first - at : last - at], self._anchor[start:stop], out, first)
+                    if bad is not None:
+                        raise NotFiniteError(start + bad)
+                    done = lo + last
+        self._encode_gathered(codec, done, hi, out, done - lo)
+
+    def settle(self, part: Agreement) -> None:
+        """Moves the anchor, and hands over what the weights change by."""
+        for inside, start, stop in self._parts(part.lo, part.hi):
+            change, said = self._outer(part.mean[inside], start, stop), part.said[inside]
+            waiting = None if self._residual is None else self._residual[start:stop]
+            lo = part.lo + inside.start
+            if self._rule == "weights" and waiting is None and not self._replaces:
+                stretches = list(self._weights.stretches(lo, lo + stop - start))
+                if sum(len(values) for _, values in stretches) == stop - start:
+                    self._settle_in_place(change, said, self._anchor[start:stop], stretches)
+                    continue
+            outcome = self._outcome(change, said, lo, start, stop, waiting)
+            old = self._anchor[start:stop].add_(change)
+            self._weights.write(lo, old if self._replaces else outcome)
+
+    def _settle_in_place(self, change, said, anchor, stretches) -> None:
+        change, said, anchor = change.numpy(), said.numpy(), anchor.numpy()
+        for at, values in stretches:
+            here = slice(at, at + len(values))
+            settle(change[here], said[here], anchor[here], values.numpy())
+
+    def _outcome(self, change, said, lo, start, stop, waiting) -> torch.Tensor:
+        """What is added to the weights; the residual becomes what it is after this round."""
+        if self._rule == "weights":
+            if waiting is not None:  # of an earlier plan with a buffer: what waits there goes into the weights
+                said.sub_(waiting)
+                waiting.zero_()
+            return torch.sub(change, said, out=said)
+        progress = self._terms.scratch("progress", stop - start)
+        self._weights.read(lo, progress)
+        progress.sub_(self._anchor[start:stop])
+        if self._rule == "buffer":
+            torch.add(progress, waiting, alpha=self._decay, out=waiting).sub_(said)
+        elif waiting is not None:
+            waiting.zero_()
+        return torch.sub(change, progress, out=progress)
+
+    def _encode_gathered(self, codec: Quantised, lo: int, hi: int, out: torch.Tensor, at: int) -> None:
+        if lo < hi:
+            values = self._terms.scratch("gathered", hi - lo)
+            self._gather(lo, hi, values)
+            codec.encode_change(values, None, out, at)
+
+    def _room(self, codec: Codec, length: int, out: torch.Tensor) -> torch.Tensor:
+        """Where values are gathered: what is sent as it is, in its place."""
+        return out.view(torch.float32) if codec.lossless else self._terms.scratch("gathered", length)
+
+    def _gather(self, lo: int, hi: int, out: torch.Tensor) -> None:
+        """Copies what is to be said of elements [lo, hi): progress since the last agreement, and what waits."""
+        self._weights.read(lo, out)
+        for inside, start, stop in self._parts(lo, hi):
+            part = out[inside].sub_(self._anchor[start:stop])
+            if self._residual is not None:
+                part.add_(self._residual[start:stop], alpha=self._decay)
+            # One pass over what is in the cache anyway; a sum can also overflow, so look closer before refusing.
+            if not math.isfinite(part.sum()) and not (finite := part.isfinite()).all():
+                raise NotFiniteError(start + int(finite.logical_not().nonzero()[0]))
+
+    def _parts(self, lo: int, hi: int) -> Iterator[tuple[slice, int, int]]:
+        """Where elements [lo, hi) lie: from `lo` on, and in the anchor."""
+        for begin, end, place in self._spans:
+            first, last = max(lo, begin), min(hi, end)
+            if first < last:
+                yield slice(first - lo, last - lo), place + first - begin, place + last - begin
