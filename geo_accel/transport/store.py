@@ -14,7 +14,8 @@ from torch.distributed import PrefixStore, Store, distributed_c10d
 
 from geo_accel.transport.errors import SiteLostError
 
-POLL_S = 0.05
+# Between looks at the store: most messages follow at once, and dozens are exchanged before a plan is made.
+FIRST_POLL_S, POLL_S = 0.001, 0.05
 _generations = 0
 
 
@@ -49,18 +50,19 @@ class ControlPlane:
         start = time.monotonic()
         try:
             self._store.set(f"{prefix}/{self._rank}", json.dumps(message))
-            answers = []
-            for rank in range(self._world_size):
-                key = f"{prefix}/{rank}"
-                while not self._store.check([key]):
-                    if time.monotonic() - start > self._deadline_s:
-                        late = [r for r in range(self._world_size) if not self._store.check([f"{prefix}/{r}"])]
-                        raise SiteLostError(
-                            f"{what}: waited {self._deadline_s:.0f} s for {', '.join(map(self.name_of, late))}; "
-                            "check that every site runs the same command and can reach the others."
-                        )
-                    time.sleep(POLL_S)
-                answers.append(json.loads(self._store.get(key)))
+            keys = [f"{prefix}/{rank}" for rank in range(self._world_size)]
+            # Not the store's own wait, which would keep this rank's other threads from the store meanwhile.
+            pause = FIRST_POLL_S
+            while not self._store.check(keys):
+                if time.monotonic() - start > self._deadline_s:
+                    late = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+                    raise SiteLostError(
+                        f"{what}: waited {self._deadline_s:.0f} s for {', '.join(map(self.name_of, late))}; "
+                        "check that every site runs the same command and can reach the others."
+                    )
+                time.sleep(pause)
+                pause = min(1.5 * pause, POLL_S)
+            answers = [json.loads(answer) for answer in self._store.multi_get(keys)]
         except (RuntimeError, ConnectionError) as error:
             if isinstance(error, SiteLostError):
                 raise
