@@ -7,7 +7,7 @@ in its cache costs no more than a snapshot would. Elsewhere it takes a snapshot 
 between runs on the background thread.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
@@ -56,7 +56,7 @@ class InPlace:
     def read(self, lo: int, out: torch.Tensor) -> None:
         self.masters.read(self.selection, out, lo)
 
-    def stretches(self, lo: int, hi: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def stretches(self, lo: int, hi: int) -> Iterable[tuple[int, torch.Tensor]]:
         return () if self.replaces else self.masters.stretches(self.selection, lo, hi)
 
     def write(self, lo: int, change: torch.Tensor) -> None:
@@ -64,7 +64,7 @@ class InPlace:
 
 
 def in_place(masters: Masters, topology: Topology, averaging: Averaging) -> bool:
-    """Whether the training thread itself encodes and applies, chunk by chunk, what this rank carries.
+    """Whether the training thread itself encodes and applies what this rank carries, without a snapshot.
 
     Not where other ranks of the site wait for the outcome, where encoding takes long (sparse codecs), or where what
     was read is needed later.
@@ -108,10 +108,11 @@ class Rounds:
         delay: int,
         slot: int | None = None,
     ) -> Round:
-        """Training thread, at step `step`: snapshots `pieces` and queues their exchange.
+        """Training thread, at step `step`: encodes `pieces`, or takes a snapshot of them, and queues their exchange.
 
-        `delay` 0 promises that `apply` follows before the weights move. `slot` is the step of the plan that the round
-        belongs to; None for a flush's, which is lossless and takes along what a residual buffer holds.
+        Raises ValueError, here or from `apply`, for a value that is not finite. `delay` 0 promises that `apply`
+        follows before the weights move. `slot` is the step of the plan that the round belongs to; None for a flush's,
+        which is lossless and takes along what a residual buffer holds.
         """
         selection, topology = self.masters.select(pieces), self._topology
         replaces = delay == 0 and averaging.lossless
