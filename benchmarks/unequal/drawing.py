@@ -39,6 +39,6 @@ def draw(path: Path, by_scenario: dict[str, list[dict]]) -> None:
             axes.set_xlabel("seconds")
             axes.grid(alpha=0.25)
         panels[0][0].set_ylabel("held-out loss of the averaged model")
-        panels[0][-1].legend(frameon=False, loc="lower right")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(path, dpi=140)
         pyplot.close(figure)
