@@ -375,7 +375,8 @@ def _draw(path: Path, asked: _Question, methods: Sequence[str]) -> None:
         if period != "auto":
             right.axvline(period, color="#7f7f7f", lw=1, ls=":")
         figure.suptitle(str(asked), x=0.01, ha="left", fontweight="bold")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(drawn), frameon=False)
+        columns = -(-len(drawn) // 2)  # one row of all methods would be wider than the picture
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
         figure.savefig(path, dpi=140)
 
 
