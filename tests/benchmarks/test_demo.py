@@ -49,7 +49,8 @@ def test_all_methods_from_end_to_end(tmp_path):
     payload = {"ddp": 4 * parameters, "local_sgd": 4 * parameters / period, "geo": width * parameters / period}
     assert sent["none"] < 100
     for method, expected in payload.items():
-        assert expected < sent[method] < 1.25 * expected, (method, sent[method], expected)
+        # A step's few small packets cost the same however little is in them: 1023 bytes were seen beside 3672.
+        assert expected < sent[method] < 1.15 * expected + 1200, (method, sent[method], expected)
 
     # 100 Mbit/s are 12.5 MB/s: whatever the machine, DDP cannot be faster.
     assert summary["step_s"]["ddp"] > sent["ddp"] / 12.5e6
