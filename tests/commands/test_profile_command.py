@@ -39,7 +39,8 @@ def test_two_sites_measure_their_links_too(tmp_path):
     assert [site for site, _ in profile.links] == ["site0", "site1"]
     assert profile.pairs[0][:2] == ("site0", "site1")
     assert all(link.megabits_per_second > 10 for _, link in profile.links)
-    assert profile.handling["bf16"].background_s > 0
+    # On CPUs the training thread encodes what is dense, and the background thread what is sparse.
+    assert profile.handling["bf16"].training_s > 0 and profile.handling["topk"].background_s > 0
     assert not list(tmp_path.glob("*.tmp"))
 
 
