@@ -99,9 +99,8 @@ def measure(rounds: int, chunks: int, advance: Callable[[], object]) -> list[Spe
                 for part, out in zip(values.split(CHUNK), payload, strict=True):
                     codec.encode(part, out)
 
-            def decode(codec=codec, case=case, payload=payload) -> None:
-                sources = payload if not codec.lossless else (part.view(torch.uint8) for part in values.split(CHUNK))
-                for one in sources:
+            def decode(codec=codec, payload=payload) -> None:
+                for one in payload:
                     codec.decode(one, heard)
 
             seconds[case].append((_seconds(encode), _seconds(decode)))

@@ -37,9 +37,10 @@ class Handling:
     """What synchronising one value costs beside its transfer, in seconds."""
 
     training_s: float = 0.0
-    """By which it makes training longer: snapshot and application, and what the background takes from its cores."""
+    """By which it makes training longer: what the training thread does (a snapshot and its application, or on a CPU
+    encoding and averaging), and what the background takes from its cores."""
     background_s: float = 0.0
-    """On the background thread, between the transfers: encoding, decoding, averaging."""
+    """On the background thread, between the transfers: encoding and averaging where there is a snapshot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,24 +103,31 @@ class _Books:
 
     def say(self, codec: Codec, lo: int, hi: int, out: torch.Tensor) -> None:
         """Encodes what is said of elements [lo, hi) into the payload `out`."""
-        if not isinstance(codec, Quantised):
-            self._gather(lo, hi, values := self._room(codec, hi - lo, out))
-            if not codec.lossless:
-                codec.encode(values, out)
-            return
+        if codec.lossless:
+            self._gather(lo, hi, out.view(torch.float32))
+        elif isinstance(codec, Quantised):
+            self._say_from_where_it_lies(codec, lo, hi, out)
+        else:
+            codec.encode(self._gathered(lo, hi), out)
+
+    def _say_from_where_it_lies(self, codec: Quantised, lo: int, hi: int, out: torch.Tensor) -> None:
+        """Whole blocks that lie together go straight into the payload, what is between them by way of a copy."""
         done = lo
-        if self._residual is None:
-            # Whole blocks that lie together go from where they are straight into the payload.
-            for at, values in self._weights.stretches(lo, hi):
-                first, last = -(-at // codec.block) * codec.block, (at + len(values)) // codec.block * codec.block
-                if last - first >= _WORTHWHILE:
-                    self._encode_gathered(codec, done, lo + first, out, done - lo)
-                    ((_, start, stop),) = self._parts(lo + first, lo + last)
-                    bad = codec.encode_change(values[first - at : last - at], self._anchor[start:stop], out, first)
-                    if bad is not None:
-                        raise NotFiniteError(start + bad)
-                    done = lo + last
-        self._encode_gathered(codec, done, hi, out, done - lo)
+        # What waits in a buffer joins on the way.
+        stretches = self._weights.stretches(lo, hi) if self._residual is None else ()
+        for at, values in stretches:
+            first, last = -(-at // codec.block) * codec.block, (at + len(values)) // codec.block * codec.block
+            if last - first < _WORTHWHILE:
+                continue
+            if done < lo + first:
+                codec.encode_change(self._gathered(done, lo + first), None, out, done - lo)
+            ((_, start, stop),) = self._parts(lo + first, lo + last)
+            bad = codec.encode_change(values[first - at : last - at], self._anchor[start:stop], out, first)
+            if bad is not None:
+                raise NotFiniteError(start + bad)
+            done = lo + last
+        if done < hi:
+            codec.encode_change(self._gathered(done, hi), None, out, done - lo)
 
     def settle(self, part: Agreement) -> None:
         """Moves the anchor, and hands over what the weights change by."""
@@ -159,15 +166,10 @@ class _Books:
             waiting.zero_()
         return torch.sub(change, progress, out=progress)
 
-    def _encode_gathered(self, codec: Quantised, lo: int, hi: int, out: torch.Tensor, at: int) -> None:
-        if lo < hi:
-            values = self._terms.scratch("gathered", hi - lo)
-            self._gather(lo, hi, values)
-            codec.encode_change(values, None, out, at)
-
-    def _room(self, codec: Codec, length: int, out: torch.Tensor) -> torch.Tensor:
-        """Where values are gathered: what is sent as it is, in its place."""
-        return out.view(torch.float32) if codec.lossless else self._terms.scratch("gathered", length)
+    def _gathered(self, lo: int, hi: int) -> torch.Tensor:
+        out = self._terms.scratch("gathered", hi - lo)
+        self._gather(lo, hi, out)
+        return out
 
     def _gather(self, lo: int, hi: int, out: torch.Tensor) -> None:
         """Copies what is to be said of elements [lo, hi): progress since the last agreement, and what waits."""

@@ -320,9 +320,9 @@ class ShardedMasters(Masters):
 def _within(runs: Sequence[Run], lo: int, hi: int) -> Iterator[Run]:
     """What of `runs`, in the order of their offsets, lies in [lo, hi) of the buffer, with offsets from `lo` on."""
     for run in runs[max(0, bisect_right(runs, lo, key=attrgetter("offset")) - 1) :]:
-        first, last = max(run.offset, lo), min(run.offset + run.stop - run.start, hi)
         if run.offset >= hi:
             return
+        first, last = max(run.offset, lo), min(run.offset + run.stop - run.start, hi)
         if first < last:
             yield Run(run.parameter, run.start + first - run.offset, run.start + last - run.offset, first - lo)
 

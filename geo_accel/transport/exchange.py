@@ -26,7 +26,7 @@ from geo_accel.wire.overlap import add_up, weigh
 CHUNK = 512 * 1024
 """Values that are encoded together; a payload is its chunks' encodings, one after the other."""
 
-Say = Callable[[Codec, int, int, torch.Tensor], object]
+Say = Callable[[Codec, int, int, torch.Tensor], None]
 """`say(codec, lo, hi, out)` encodes values [lo, hi) into the flat uint8 `out`."""
 
 

@@ -39,9 +39,14 @@ class Quantised:
         return -(-numel // BLOCK) * (4 + self._width)
 
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned."""
+        """Flat fp32 into the flat uint8 `out` of exactly `encoded_bytes` bytes, which is returned.
+
+        Raises ValueError, on the CPU, for a value that is not finite, as an average of huge ones can be.
+        """
         if values.device.type == "cpu":
-            assert self.encode_change(values, None, out) is None
+            bad = self.encode_change(values, None, out)
+            if bad is not None:
+                raise ValueError(f"{self.name} encodes finite values only: element {bad} is {values[bad].item()}.")
             return out
         scales, codes = self._parts(out)
         whole = values.numel() // BLOCK
@@ -86,7 +91,7 @@ class Quantised:
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
         if out.device.type == "cpu":
-            self._decode(payload, out.numpy())
+            self._decode_on_cpu(payload, out.numpy())
             return out
         scales, codes = self._parts(payload)
         whole = out.numel() // BLOCK
@@ -98,7 +103,7 @@ class Quantised:
             out[whole * BLOCK :].copy_(rest.view(-1)[: out.numel() % BLOCK])
         return out
 
-    def _decode(self, payload: torch.Tensor, out: np.ndarray) -> None:
+    def _decode_on_cpu(self, payload: torch.Tensor, out: np.ndarray) -> None:
         scales, codes = self._arrays(payload)
         whole = len(out) // BLOCK
         kernels.decode(scales[:whole], codes[: whole * self._width], out[: whole * BLOCK], self._bits)

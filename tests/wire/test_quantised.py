@@ -2,6 +2,8 @@
 """Levels, scales and payloads of the codecs of 8, 4 and 2 bits, by hand."""
 
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -98,3 +100,23 @@ def test_an_accelerators_operations_give_the_same_bits_as_the_cpus_loops(bits, n
     codec.decode(payload, here.view(-1))
     codec._decode_with_torch(scales, codes, there)
     assert torch.equal(here.view(torch.int32), there.view(torch.int32))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_never_encoded(bad):
+    values = torch.zeros(300)
+    values[290] = bad
+    codec = Quantised(4)
+    with pytest.raises(ValueError, match="int4 encodes finite values only: element 290 is"):
+        codec.encode(values, torch.empty(codec.encoded_bytes(300), dtype=torch.uint8))
+
+
+def test_encoding_does_not_depend_on_assertions():
+    script = (
+        "import torch; from geo_accel.wire.quantised import Quantised\n"
+        "codec = Quantised(8)\n"
+        "payload = torch.zeros(codec.encoded_bytes(128), dtype=torch.uint8)\n"
+        "print(int(codec.encode(torch.ones(128), payload).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "132", done.stderr  # a scale's four bytes and 128 codes
