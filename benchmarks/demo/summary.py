@@ -13,7 +13,7 @@ from benchmarks.demo.course import Course
 from benchmarks.demo.figures import Figures, targets
 from benchmarks.demo.material import Material
 from benchmarks.demo.setting import METHODS, Setting
-from geo_accel.profile.layers import processor_name
+from geo_accel.profile.device import processor_name
 from geo_accel.version import __version__
 
 

@@ -31,6 +31,7 @@ from benchmarks.loss.studies import LARGE_STUDY, QUICK_STUDY, SMALL_STUDY, Study
 from benchmarks.loss.tables import HEADINGS, cells, title
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import why_unavailable
+from geo_accel.profile.device import DEVICES, choose_device
 
 RESULTS = Path("runs/loss")
 _CLOCKS = {"clock": "finetune", "clock-scratch": "scratch"}
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=_ALL, metavar="PART", help=f"of {', '.join(_ALL)}")
     parser.add_argument("--minutes", type=float, metavar="M", help="start nothing new after M minutes; 0 only reports")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: an accelerator where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
     parser.add_argument(
         "--penalty", type=Path, metavar="FILE", help="write the penalty table to FILE, and run nothing"
@@ -69,7 +71,7 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
         return _clocks(options, clocks, console)
     if options.penalty is not None:
         return _write_penalties(options, console)
-    began = time.monotonic()
+    began, device = time.monotonic(), choose_device(options.device).type
     studies = [
         replace(study, parts=asked)
         for study in ((QUICK_STUDY,) if options.quick else (SMALL_STUDY, LARGE_STUDY))
@@ -79,11 +81,11 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
         raise ValueError(f"--only {' '.join(options.only)}: --quick has only {', '.join(quick_parts())}.")
     results, complete = [], True
     for study in studies:
-        store, material = study.store(options.results, console)
+        store, material = study.store(options.results, console, device)
         minutes = _QUICK_MINUTES if options.quick and options.minutes is None else options.minutes
         if minutes is not None:
             minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
-        campaign = Campaign(store, material, console, seeds=study.seeds, minutes=minutes)
+        campaign = Campaign(store, material, console, seeds=study.seeds, minutes=minutes, device=device)
         campaign.run(study.parts)
         complete = complete and campaign.complete
         rows = make_rows(study.parts, store, study.seeds, campaign.left_out)
@@ -139,6 +141,9 @@ def _report(options: argparse.Namespace, study: Study, rows: Sequence[Row], stor
     states = {state for row in rows for state in row.code}
     if len(states) > 1:
         console.print(f"note: geo_accel's code changed between runs, {len(states)} states are mixed (see code by row)")
+    devices = {device for row in rows for device in row.devices}
+    if len(devices) > 1:
+        console.print(f"note: runs of several devices are mixed: {', '.join(sorted(devices))}")
     results = {
         "provenance": provenance(
             study.setting, study.seeds, "python -m benchmarks.loss" + (" --quick" if options.quick else "")

@@ -2,10 +2,12 @@
 """Makes the runs that are missing, in batches of several per start of the processes, most important ones first."""
 
 import json
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,9 +28,12 @@ _LONGEST_RUN_S = 120.0
 class Campaign:
     """Runs parts until they are done or the time is over."""
 
-    def __init__(self, store: Store, material: Path, console: Console, *, seeds: int, minutes: float | None) -> None:
-        """After `minutes` from now no batch is started any more; None sets no limit."""
+    def __init__(
+        self, store: Store, material: Path, console: Console, *, seeds: int, minutes: float | None, device: str
+    ) -> None:
+        """After `minutes` from now no batch is started any more; None sets no limit. `device` is "cpu" or "cuda"."""
         self._store, self._material, self._console, self._seeds = store, material, console, seeds
+        self._device = device
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
         self._failures = 0
         self.complete = True
@@ -51,15 +56,21 @@ class Campaign:
             for name, cases in parts.items():
                 bars.start_task(tasks[name])
                 done = 0
-                while runs := self._next(cases):
+                while batches := self._next(cases):
                     if self._until is not None and time.monotonic() > self._until:
                         self.complete = False
                         return
-                    with self._counting(
-                        runs,
-                        lambda finished, name=name, done=done: bars.update(tasks[name], completed=done + finished),
+                    runs = [run for batch in batches for run in batch]
+                    with (
+                        self._counting(
+                            runs,
+                            lambda finished, name=name, done=done: bars.update(tasks[name], completed=done + finished),
+                        ),
+                        ThreadPoolExecutor(len(batches)) as pool,
                     ):
-                        self._batch(runs)
+                        outputs = list(pool.map(self._batch, batches))
+                    for batch, output in zip(batches, outputs, strict=True):
+                        self._account(batch, output)
                     done += len(runs)
                     bars.update(tasks[name], completed=done, total=done + self._left(cases))
                 bars.stop_task(tasks[name])
@@ -73,13 +84,22 @@ class Campaign:
     def _left(self, cases: Sequence[Case]) -> int:
         return remaining(cases, self._base(cases), self._seeds, self._store.loss, self._refused)
 
-    def _next(self, cases: Sequence[Case]) -> list[Run]:
-        return wanted(cases, self._base(cases), self._seeds, self._store.loss, self._refused)[:BATCH]
+    def _next(self, cases: Sequence[Case]) -> list[list[Run]]:
+        """Batches to run side by side, each on cores of its own."""
+        side_by_side = max(1, len(os.sched_getaffinity(0)) // cases[0].group.sites)
+        runs = wanted(cases, self._base(cases), self._seeds, self._store.loss, self._refused)[: BATCH * side_by_side]
+        return [batch for first in range(side_by_side) if (batch := runs[first::side_by_side])]
 
-    def _batch(self, runs: Sequence[Run]) -> None:
+    def _batch(self, runs: Sequence[Run]) -> str | None:
+        """Makes the runs; returns what a failed process printed."""
         store = self._store
         definitions = {store.key(run): run.definition(store.setting, store.digests) for run in runs}
-        batch = {"material": str(self._material), "results": str(store.folder.resolve()), "runs": definitions}
+        batch = {
+            "material": str(self._material),
+            "results": str(store.folder.resolve()),
+            "device": self._device,
+            "runs": definitions,
+        }
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "batch.json")
             path.write_text(json.dumps(batch))
@@ -88,11 +108,15 @@ class Campaign:
                     ["benchmarks.loss.worker", "--batch", str(path)],
                     sites=(1,) * runs[0].case.group.sites,
                     timeout_s=_STARTING_S + _LONGEST_RUN_S * len(runs),
-                    environ={"GEO_ACCEL_TRACE": ""},
+                    environ={"GEO_ACCEL_TRACE": "", "ACCELERATE_USE_CPU": str(self._device == "cpu").lower()},
                 )
-                output = next((one.output for one in finished if one.returncode), None)
+                return next((one.output for one in finished if one.returncode), None)
             except TimeoutError as error:
-                output = str(error)
+                return str(error)
+
+    def _account(self, runs: Sequence[Run], output: str | None) -> None:
+        """Takes note of what a batch refused or, with `output`, failed to run."""
+        store = self._store
         for run in runs:
             refusal = store.take_refusal(run)
             if refusal is not None:

@@ -30,6 +30,8 @@ class Row:
     """That a run took, with its evaluation, on loopback."""
     code: tuple[str, ...] = ()
     """The states of geo_accel's code that the losses are of."""
+    devices: tuple[str, ...] = ()
+    """What the runs were computed on."""
     remark: str = ""
 
     @property
@@ -76,6 +78,7 @@ class Row:
             "bytes_per_step": self.bytes_per_step,
             "seconds": self.seconds,
             "code": list(self.code),
+            "devices": list(self.devices),
             "remark": self.remark,
         }
 
@@ -123,6 +126,7 @@ def _row(part: str, case: Case, store: Store, seeds: int, ddp: Mapping[int, floa
         bytes_per_step=first["bytes_per_step"] if first else None,
         seconds=first["seconds"] if first else None,
         code=tuple(sorted({one["code"] for one in made if "code" in one})) if case.method == "geo" else (),
+        devices=tuple(sorted({one["device"] for one in made})),
         remark=remark,
     )
 

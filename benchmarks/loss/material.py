@@ -42,7 +42,9 @@ class Material:
         return [self.texts[f"{kind}.{part}"] for kind in kinds]
 
 
-def make_material(setting: Setting, results: Path, on_step: Callable[[int], None] = lambda done: None) -> Path:
+def make_material(
+    setting: Setting, results: Path, on_step: Callable[[int], None] = lambda done: None, device: str = "cpu"
+) -> Path:
     """Makes the material below `results` unless it is there; returns its folder. `on_step` follows pretraining."""
     wanted = {**asdict(setting), "python": platform.python_version(), "torch": torch.__version__}
     # What only the runs depend on must not make another pretrained model.
@@ -54,7 +56,7 @@ def make_material(setting: Setting, results: Path, on_step: Callable[[int], None
     if not (folder / _TEXTS).exists():
         _save(_tokens({kind: load(kind) for kind in KINDS}, setting), folder / _TEXTS)
     if not (folder / _START).exists():
-        _save(_pretrain(setting, load_file(folder / _TEXTS), on_step), folder / _START)
+        _save(_pretrain(setting, load_file(folder / _TEXTS), on_step, device), folder / _START)
     return folder
 
 
@@ -76,17 +78,17 @@ def _tokens(texts: dict[str, Text], setting: Setting) -> dict[str, torch.Tensor]
 
 
 def _pretrain(
-    setting: Setting, texts: dict[str, torch.Tensor], on_step: Callable[[int], None]
+    setting: Setting, texts: dict[str, torch.Tensor], on_step: Callable[[int], None], device: str
 ) -> dict[str, torch.Tensor]:
     # Threads wait for one another at every layer: one that has to share its core holds up all.
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - round(os.getloadavg()[0])))
-    model = fresh_model(setting, _PRETRAINING_SEED)
+    model = fresh_model(setting, _PRETRAINING_SEED).to(device)
     optimizer = make_optimizer(model, setting, setting.pretraining_rate)
     scheduler = make_scheduler(optimizer, setting, setting.pretraining_steps)
     earlier = [texts[f"{kind}.earlier"] for kind in PRETRAINED_ON]
     batches = Batches(earlier, setting, setting.pretraining_batch, _PRETRAINING_SEED, site=0)
     for step in range(setting.pretraining_steps):
-        tokens = batches.next()
+        tokens = batches.next().to(device)
         model(input_ids=tokens, labels=tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
         optimizer.step()
@@ -94,7 +96,7 @@ def _pretrain(
         optimizer.zero_grad()
         on_step(step + 1)
     # Tied weights are there once: `named_parameters` leaves repetitions out.
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -22,12 +22,15 @@ class Study:
     folder: str
     """For its table and pictures, below the results'."""
 
-    def store(self, results: Path, console: Console) -> tuple[Store, Path]:
-        """Its runs, and its material, which is made unless it is there."""
+    def store(self, results: Path, console: Console, device: str = "cpu") -> tuple[Store, Path]:
+        """Its runs, and its material, which is made, on `device`, unless it is there."""
         steps = self.setting.pretraining_steps
         with console.status("texts and pretrained weights") as status:
             material = make_material(
-                self.setting, results, on_step=lambda step: status.update(f"pretraining, step {step} of {steps}")
+                self.setting,
+                results,
+                on_step=lambda step: status.update(f"pretraining, step {step} of {steps}"),
+                device=device,
             )
         return Store(results / "runs", self.setting, Material.read(material).digests), material
 

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.local_sgd import LocalSGD
 from torch import nn
 
@@ -32,6 +32,7 @@ from benchmarks.loss.training import (
     summed_loss,
 )
 from geo_accel import GeoSync
+from geo_accel.profile.device import device_name
 
 # Twice what guessing a byte costs: from there no run comes back.
 _HOPELESS = 12.0
@@ -39,12 +40,19 @@ _HOPELESS = 12.0
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=Path, required=True, help="JSON: material, results, and definitions by key")
+    parser.add_argument(
+        "--batch", type=Path, required=True, help="JSON: material, results, device, and definitions by key"
+    )
     options = parser.parse_args(arguments)
     batch = json.loads(options.batch.read_text())
     torch.set_num_threads(1)
     # Where geo_accel would save the state of a site that lost the other.
-    accelerator = Accelerator(cpu=True, project_dir=str(options.batch.parent))
+    accelerator = Accelerator(
+        cpu=batch["device"] == "cpu",
+        project_dir=str(options.batch.parent),
+        # All sites share one accelerator, which NCCL refuses.
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
+    )
     material, results = Material.read(Path(batch["material"])), Path(batch["results"])
     code = code_digest()
     for key, run in batch["runs"].items():
@@ -57,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             "run": run,
             "seconds": perf_counter() - begin,
             "code": code,
+            "device": device_name(accelerator.device),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         if accelerator.is_main_process:
@@ -82,7 +91,7 @@ def train(run: dict, material: Material, accelerator: Accelerator) -> dict:
     diverged = False
     with _between_sites(run, accelerator, model, optimizer) as sync:
         for _ in range(setting.steps):
-            tokens = batches.next()
+            tokens = batches.next().to(accelerator.device)
             loss = model(input_ids=tokens, labels=tokens).loss
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), setting.clip)
@@ -99,7 +108,7 @@ def train(run: dict, material: Material, accelerator: Accelerator) -> dict:
             if sync is not None:
                 sync.step()
         sent = _bytes_sent(run, sync, bare, len(losses), sites)
-    held_out = evaluation_blocks(material.of("held_out", kinds), setting)
+    held_out = evaluation_blocks(material.of("held_out", kinds), setting).to(accelerator.device)
     total = torch.tensor(summed_loss(bare, held_out[site::sites]), dtype=torch.float64)
     dist.all_reduce(total)
     _require_agreement(bare)

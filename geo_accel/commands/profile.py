@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from geo_accel.plan.shapes import PRESETS
+from geo_accel.profile.device import DEVICES, choose_device
 from geo_accel.profile.document import write_whole
 from geo_accel.profile.profile import Profile
 
@@ -41,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence", type=int, default=128, metavar="N", help="tokens per example (default: 128)")
     parser.add_argument("--micro-batches", type=int, default=1, metavar="N", help="per optimizer step (default: 1)")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of weights and computing")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: an accelerator where there is one"
-    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: an accelerator where there is one")
     parser.add_argument("--pairs", action="store_true", help="measure the link of every pair of sites too")
     parser.add_argument("--config", metavar="FILE", help="the geo_accel block: sites, link, deadlines")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the profile, which plan and simulate read")
@@ -86,10 +85,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if arguments.device == "cuda" and accelerator == "cpu":
-        raise ValueError("--device cuda: torch sees no accelerator here; use cpu")
-    device = torch.device(accelerator if arguments.device == "auto" else arguments.device)
+    device = choose_device(arguments.device)
     model = _build_model(arguments).to(device=device, dtype=getattr(torch, arguments.dtype)).train()
     units = find_units(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

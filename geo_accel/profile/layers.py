@@ -5,18 +5,17 @@ Clocks are read where a unit's forward begins and ends and where its last gradie
 CPU, CUDA events on accelerators, which are read after the fact, so that no layer waits for another.
 """
 
-import contextlib
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import nn
 
+from geo_accel.profile.device import device_name
 from geo_accel.profile.profile import Profile, UnitProfile
 from geo_accel.units import Unit
 from geo_accel.version import __version__
@@ -47,7 +46,7 @@ def as_profile(computing: Computing, device: torch.device, **facts: object) -> P
         step_s=computing.step_s,
         after_s=computing.after_s,
         provenance={
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+            "device": device_name(device),
             "threads": torch.get_num_threads(),
             "batch_shape": list(computing.batch_shape),
             "micro_batches": computing.micro_batches,
@@ -58,16 +57,6 @@ def as_profile(computing: Computing, device: torch.device, **facts: object) -> P
             **facts,
         },
     )
-
-
-def processor_name() -> str:
-    """What the machine calls its processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.machine()
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 """Engine scenarios without a training framework: a bare model whose weights the scenario moves itself.
 
 `python -m geo_accel.testing.engine_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
-`SCENARIO.rank-R.json` into OUT. A failed expectation between ranks shows there, the test compares.
+`SCENARIO.rank-R.json` into OUT. A failed expectation between ranks shows there, the test compares. Most models live on
+ENGINE_WORKER_DEVICE, the CPU unless it is set; all ranks share it.
 """
 
 import json
@@ -30,11 +31,15 @@ from geo_accel.testing.pace_worker import Weights
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.units import checksums, find_units
 
+_DEVICE = torch.device(os.environ.get("ENGINE_WORKER_DEVICE", "cpu"))
+
 
 def build() -> nn.Module:
     """Three units of 7, 40 and 90 parameters (odd sizes, one larger than a share) and BatchNorm buffers."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(9, 9), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Linear(6, 1))
+    return nn.Sequential(nn.Linear(9, 9), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Linear(6, 1)).to(
+        _DEVICE
+    )
 
 
 def config(codec: str = "fp32", compression: dict | None = None, **sync: object) -> dict:
@@ -45,7 +50,7 @@ def config(codec: str = "fp32", compression: dict | None = None, **sync: object)
 
 
 def vector(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
 
 
 def nudge(model: nn.Module, seed: int, scale: float = 1.0) -> None:
@@ -53,7 +58,7 @@ def nudge(model: nn.Module, seed: int, scale: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device), alpha=scale)
 
 
 def start(settings: dict, model: nn.Module) -> tuple[Session, Engine]:

@@ -181,8 +181,8 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         project_dir=str(options.out),
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=options.deepspeed) if options.deepspeed else None,
-        # Without an accelerator there is no backend that DeepSpeed's launch would choose.
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if options.deepspeed else None,
+        # DeepSpeed's launch would choose none without an accelerator, and NCCL wants one for each rank.
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
     )
     config = settings(options)
     if options.deepspeed:
@@ -303,7 +303,8 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         strategies |= {"deepspeed": options.deepspeed, "accelerator_config": {"use_configured_state": True}}
     arguments = TrainingArguments(
         output_dir=str(options.out / "trainer"),
-        use_cpu=not options.deepspeed,
+        use_cpu=os.environ["ACCELERATE_USE_CPU"] == "true" and not options.deepspeed,
+        ddp_backend="gloo",
         bf16=options.bf16,
         gradient_checkpointing=options.checkpointing,
         max_steps=options.steps,

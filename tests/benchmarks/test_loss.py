@@ -33,7 +33,7 @@ def nothing_refused(case):
 
 def finished(store, case, rate, seed, loss):
     result = {"loss": loss, "diverged": loss is None, "losses": [3.0, 2.0], "bytes_per_step": 1000.0, "seconds": 5.0}
-    result["code"] = f"state {seed % 2}"
+    result |= {"code": f"state {seed % 2}", "device": "a processor"}
     save_result(store.folder, store.key(Run(case=case, rate=rate, seed=seed)), result)
 
 

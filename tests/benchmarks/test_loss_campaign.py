@@ -41,7 +41,7 @@ def test_a_tiny_campaign(tmp_path, monkeypatch):
 
     def campaign(minutes=None):
         store = Store(tmp_path / "runs", TINY, digests)
-        return store, Campaign(store, material, Console(quiet=True), seeds=2, minutes=minutes)
+        return store, Campaign(store, material, Console(quiet=True), seeds=2, minutes=minutes, device="cpu")
 
     _, late = campaign(minutes=0)
     late.run(parts)

@@ -1,0 +1,104 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Sites whose models are on an accelerator, which they share: snapshots on a side stream, results uploaded."""
+
+import json
+
+import pytest
+import torch
+
+from geo_accel.testing.launch import run_workers
+from geo_accel.testing.runs import distance, train
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.timeout(400),
+]
+
+MOVING = ["moving", "moving_bf16", "moving_int8", "moving_int2", "moving_topk", "moving_randk"]
+SCENARIOS = [*MOVING, "moving_buffer", "stream", "stream_late", "blocking", "unequal", "not_finite"]
+
+
+@pytest.fixture(scope="module", params=[(1, 1), (2, 2)], ids=["1+1", "2+2"])
+def records(request, tmp_path_factory):
+    """By scenario, then by rank."""
+    out = tmp_path_factory.mktemp("engine")
+    command = ["geo_accel.testing.engine_worker", str(out), *SCENARIOS]
+    finished = run_workers(command, request.param, timeout_s=300, environ={"ENGINE_WORKER_DEVICE": "cuda"})
+    for rank, one in enumerate(finished):
+        assert one.returncode == 0, f"rank {rank}:\n{one.output[-3000:]}"
+    return {
+        name: [json.loads((out / f"{name}.rank-{rank}.json").read_text()) for rank in range(sum(request.param))]
+        for name in SCENARIOS
+    }
+
+
+def test_all_ranks_hold_the_same_bits_after_a_flush(records):
+    for name in SCENARIOS[:-1]:
+        assert all(record["bits"] == records[name][0]["bits"] for record in records[name]), name
+
+
+def test_no_progress_is_lost_or_counted_twice(records):
+    for name in MOVING:
+        assert all(record["error"] < 1e-5 for record in records[name]), name
+
+
+def test_weights_that_nobody_moves_converge_to_the_mean(records):
+    for record in (*records["stream"], *records["stream_late"], *records["blocking"]):
+        assert record["distances"][0] > 0.1 and record["distances"][-1] < 1e-6 and record["settled"] < 1e-6
+
+
+def test_anchors_agree_over_200_rounds_with_unequal_ratios(records):
+    carrying = [record["anchors"] for record in records["unequal"]]
+    half = len(carrying) // 2
+    assert len(set(carrying[0])) > 10 and carrying[:half] == carrying[half:]
+
+
+def test_what_is_not_finite_is_named(records):
+    assert records["not_finite"][0]["said"].startswith("ValueError") and "finite" in records["not_finite"][0]["said"]
+    assert all(record["moved"] == 0 for record in records["not_finite"])
+
+
+EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
+STREAM = json.dumps({"sync": {"period": 4, "outer": "mean"}, "compression": {"codec": "int8"}})
+STEPS = ["--steps", "20", "--accumulate", "2", "--lr", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return train(
+        tmp_path_factory.mktemp("accelerator"),
+        {
+            "ddp": [*STEPS, "--method", "ddp"],
+            "geo": [*STEPS, "--config", EVERY_STEP],
+            "trainer-ddp": [*STEPS, "--integration", "trainer", "--method", "ddp"],
+            "trainer-geo": [*STEPS, "--integration", "trainer", "--config", EVERY_STEP],
+            "stream": [*STEPS, "--config", STREAM, "--save-every", "10"],
+            "stream-bf16": [*STEPS, "--config", STREAM, "--bf16", "--optimizer", "adamw", "--lr", "0.001"],
+            "auto": [*STEPS, "--steps", "40"],
+        },
+        environ={"ACCELERATE_USE_CPU": "false"},
+        timeout_s=300,
+    )
+
+
+@pytest.mark.parametrize("integration", ["", "trainer-"])
+def test_averaging_every_step_losslessly_is_ddp(runs, integration):
+    assert distance(runs[f"{integration}ddp"], runs[f"{integration}geo"]) < 1e-5
+
+
+def test_sites_agree_in_the_end_and_say_nothing_else(runs):
+    for name in ("geo", "trainer-geo", "stream", "stream-bf16", "auto"):
+        assert runs[name].is_agreed(), name
+        assert [record["world_collectives"] for record in runs[name].records] == [0, 0], name
+        assert runs[name].records[0]["losses"][-1] < runs[name].records[0]["losses"][0], name
+
+
+def test_a_run_goes_on_where_it_was(runs, tmp_path):
+    saved = next(tmp_path.parent.parent.rglob("accelerator*/stream/step-10"))
+    resumed = train(
+        tmp_path,
+        {"resumed": [*STEPS, "--config", STREAM, "--resume", str(saved)]},
+        environ={"ACCELERATE_USE_CPU": "false"},
+        timeout_s=300,
+    )["resumed"]
+    assert resumed.is_agreed() and distance(resumed, runs["stream"]) < 1e-6
