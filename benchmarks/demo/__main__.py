@@ -25,8 +25,9 @@ from benchmarks.demo.progress import Bars
 from benchmarks.demo.report import draw
 from benchmarks.demo.runs import RunFailed
 from benchmarks.demo.setting import FULL, METHODS, QUICK, Setting
-from benchmarks.demo.summary import machine, summarise
+from benchmarks.demo.summary import summarise
 from benchmarks.demo.tables import results_table, targets_table
+from benchmarks.environment import machine
 from geo_accel.lab import why_unavailable
 
 RESULTS = Path("runs/demo")

@@ -1,20 +1,14 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """`summary.json`: every figure of the demo, and where it was measured."""
 
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import version
 
 from benchmarks.demo.course import Course
 from benchmarks.demo.figures import Figures, targets
 from benchmarks.demo.material import Material
 from benchmarks.demo.setting import METHODS, Setting
-from geo_accel.profile.device import processor_name
-from geo_accel.version import __version__
 
 
 def summarise(
@@ -66,18 +60,4 @@ def summarise(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": "python -m benchmarks.demo",
         "duration_s": duration_s,
-    }
-
-
-def machine() -> dict:
-    """Processor, cores that may be used, load averages over 1, 5 and 15 minutes, and versions."""
-    packages = ("torch", "transformers", "accelerate", "tokenizers")
-    return {
-        "cpu": processor_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "kernel": platform.release(),
-        "python": sys.version.split()[0],
-        "geo_accel": __version__,
-        **{name: version(name) for name in packages},
     }

@@ -22,12 +22,12 @@ import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs, PartialState
 from accelerate.local_sgd import LocalSGD
 from accelerate.state import AcceleratorState
-from accelerate.utils import DeepSpeedPlugin, DummyOptim, DummyScheduler, set_seed
+from accelerate.utils import DeepSpeedPlugin, set_seed
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from geo_accel import GeoSync, SiteLostError, keep_deepspeed_in_site, plug_into, shard_in_site
+from geo_accel import GeoSync, SiteLostError, plug_into, shard_in_site
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.units import checksums, find_units
 
@@ -158,6 +158,8 @@ def settings(options: argparse.Namespace) -> dict | None:
 def build_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> tuple:
     """Optimizer and scheduler; with DeepSpeed, whose JSON has the optimizer, Accelerate's stand-ins for them."""
     if options.deepspeed:
+        from accelerate.utils import DummyOptim, DummyScheduler  # there only where DeepSpeed is
+
         optimizer = DummyOptim(model.parameters(), lr=options.lr)
         return optimizer, DummyScheduler(optimizer, lr_scheduler_callable=constant)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -186,6 +188,8 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
     )
     config = settings(options)
     if options.deepspeed:
+        from geo_accel import keep_deepspeed_in_site
+
         keep_deepspeed_in_site()
     data = build_data(options.model, options.examples, options.data_seed)
     optimizer, scheduler = build_optimizer(options, model)

@@ -127,7 +127,8 @@ class Quantised:
         # Two reductions are faster than one over magnitudes, which would have to be written first.
         torch.amax(values, 1, out=scales)
         torch.maximum(scales, values.amin(1).neg_(), out=scales)
-        scales.clamp_(max=LARGEST).div_(STEPS[self._bits])
+        # By a tensor: by a number, an accelerator multiplies with its reciprocal and rounds otherwise than a CPU does.
+        scales.clamp_(max=LARGEST).div_(scales.new_tensor(STEPS[self._bits]))
         scales.masked_fill_(scales < LEAST_SCALE, 0.0)
         # Divided by, because the reciprocals of the largest scales are subnormal.
         divisors = scales.masked_fill(scales == 0, math.inf).unsqueeze_(1)
