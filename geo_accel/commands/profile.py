@@ -79,6 +79,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     from geo_accel.integrations.session import connect
     from geo_accel.plan.request import Request
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
+    from geo_accel.profile.link import Link
     from geo_accel.profile.trace import Trace
     from geo_accel.sync.masters import PlainMasters
     from geo_accel.sync.measure import Rehearsal, assemble, measure_handling, measure_links, measure_pairs
@@ -116,7 +117,9 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
     if session is None:
         return as_profile(computing, device, ranks=1, **facts)
-    handling = measure_handling(session.control, rounds, session.topology, rehearsal)
+    handling = measure_handling(
+        session.control, rounds, session.topology, rehearsal, Link.slowest([link for _, link in links])
+    )
     profile = assemble(session.control, computing, links, handling, device)
     rounds.close()
     return replace(profile, pairs=pairs, provenance={**profile.provenance, **facts})

@@ -1,12 +1,11 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Measures, on the run's own transport and masters, what a profile holds beside the layers' times."""
 
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter, thread_time
 
 import torch
@@ -20,6 +19,7 @@ from geo_accel.profile.layers import Computing, as_profile
 from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
 from geo_accel.sync.agreement import NotFiniteError, Snapshot, Weights, agree
+from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.masters import Masters
 from geo_accel.sync.rounds import InPlace, Rounds, in_place
 from geo_accel.topology import Topology
@@ -29,14 +29,8 @@ from geo_accel.transport.store import ControlPlane
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
 _TRIAL_PARTS = 8
 _MOST_TRIAL_VALUES = 16_000_000
-_TRIAL_BYTES = 512 * 1024
-_SENDINGS = 3
-_SHARE_TRIALS = 5
-_BURN_S = 0.1
-# A thread beside training takes half a core from it; more than twice that is a measurement gone wrong.
-_MOST_LOST = 2.0
-_CROSSING_S = 0.3
-_MOST_KERNEL = 4.0
+# Probes of equal links differ by a tenth, and sites that are told unlike links are given unlike ratios.
+_ALIKE = 1.15
 
 
 def measure_links(
@@ -54,31 +48,67 @@ def measure_links(
     others = len(topology.sites) - 1
 
     def exchange(nbytes: int) -> list[float]:
-        seconds = control.gather("probing the link", rounds.time_transfer(-(-nbytes // others))[0])
+        seconds = control.gather("probing the link", rounds.time_transfer(-(-nbytes // others)))
         return [max(seconds[rank] for rank in site.ranks) for site in topology.sites]
 
-    links = probe_links(exchange)
+    # With more sites this is only for the latency, and to know how much to send one way.
+    links = probe_links(exchange, PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS)
     if others > 1 and stated[0] == "auto":
+        up, down = _one_way(control, rounds, topology, links)
         links = [
-            replace(
-                link,
-                seconds_per_byte=_one_way(control, rounds, link, others, senders=site.ranks),
-                down_seconds_per_byte=_one_way(control, rounds, link, others, receivers=site.ranks),
-            )
-            for site, link in zip(topology.sites, links, strict=True)
+            replace(link, seconds_per_byte=out, down_seconds_per_byte=back)
+            for link, out, back in zip(links, up, down, strict=True)
         ]
     return tuple((site.name, _as_stated(link, *stated)) for site, link in zip(topology.sites, links, strict=True))
 
 
-def _one_way(control: ControlPlane, rounds: Rounds, link: Link, others: int, **ends: Collection[int]) -> float:
-    """Seconds per byte between one site and all others at once, in one direction. Collective.
+def _one_way(
+    control: ControlPlane, rounds: Rounds, topology: Topology, links: Sequence[Link]
+) -> tuple[list[float], list[float]]:
+    """Seconds per byte that leaves a site for all others at once, and per byte that comes to it, by site. Collective.
 
-    `link` is that of the site as far as it is known, which tells how many bytes to send.
+    `links` are those of the sites as far as they are known, which tells how many bytes to send.
     """
-    nbytes = max(1, int(PROBE_SECONDS / 2 / link.seconds_per_byte / others))
-    # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
-    taken = max(control.gather("probing one way", rounds.time_transfer(nbytes, **ends)[0]))
-    return max((taken - link.latency_s) / (nbytes * others), 1e-12)
+    sites, others = topology.sites, len(topology.sites) - 1
+
+    def timed(sends: Mapping[int, int], receivers: Collection[int], link: Link) -> float:
+        # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
+        taken = max(control.gather("probing one way", rounds.time_transfer(sends, receivers)))
+        return max(taken - link.latency_s, 1e-9)
+
+    up = []
+    for site, link in zip(sites, links, strict=True):
+        nbytes = max(1, int(PROBE_SECONDS / 2 / link.seconds_per_byte / others))
+        rest = {rank for other in sites if other is not site for rank in other.ranks}
+        up.append(timed(dict.fromkeys(site.ranks, nbytes), rest, link) / (nbytes * others))
+    up = levelled(up)
+    down = []
+    for site, link in zip(sites, links, strict=True):
+        # By their own links: in equal shares, the slowest of them would be all that is seen.
+        rates = {other: 1 / seconds for other, seconds in zip(sites, up, strict=True) if other is not site}
+        shares = {
+            other: max(1, int(PROBE_SECONDS / 2 / link.seconds_per_byte * rate / sum(rates.values())))
+            for other, rate in rates.items()
+        }
+        sends = {rank: nbytes for other, nbytes in shares.items() for rank in other.ranks}
+        down.append(timed(sends, site.ranks, link) / sum(shares.values()))
+    return up, levelled(down)
+
+
+def levelled(measured: Sequence[float]) -> list[float]:
+    """The same with values that differ by no more than a probe's error replaced by their mean.
+
+    From the smallest on, a value joins those that it is within `_ALIKE` of the smallest of.
+    """
+    result, group = list(measured), []
+    for place in sorted(range(len(measured)), key=measured.__getitem__):
+        if group and measured[place] > _ALIKE * measured[group[0]]:
+            group = []
+        group.append(place)
+        mean = fmean(measured[one] for one in group)
+        for one in group:
+            result[one] = mean
+    return result
 
 
 def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> tuple[tuple[str, str, Link], ...]:
@@ -88,7 +118,8 @@ def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> 
         involved = {*one.ranks, *other.ranks}
 
         def exchange(nbytes: int, involved: set[int] = involved) -> list[float]:
-            return [max(control.gather("probing a pair", rounds.time_transfer(nbytes, involved, involved)[0]))]
+            sends = dict.fromkeys(involved, nbytes)
+            return [max(control.gather("probing a pair", rounds.time_transfer(sends, involved)))]
 
         found.append((one.name, other.name, probe_links(exchange)[0]))
     return tuple(found)
@@ -181,26 +212,22 @@ def _mean(agreed: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
 
 
 def measure_handling(
-    control: ControlPlane, rounds: Rounds, topology: Topology, rehearsal: Rehearsal
+    control: ControlPlane, rounds: Rounds, topology: Topology, rehearsal: Rehearsal, link: Link
 ) -> dict[str, Handling]:
     """What synchronising costs beside the transfers, by codec: the slowest rank's. Collective.
 
-    Where the background thread finds no core of its own, training loses what it takes, its share of sending and
-    receiving included.
+    `link` is the slowest site's. Where the background thread finds no core of its own, training loses what it takes,
+    its share of sending and receiving included.
     """
-    on_cpu = rounds.masters.device.type == "cpu"
-    share = _share_lost(control) if on_cpu else 0.0
-    control.gather("measuring what sending costs", None)
-    # Every site sends to all others: what counts is a byte that leaves, whoever it goes to.
     others = len(topology.sites) - 1
-    sending = min(rounds.time_transfer(_TRIAL_BYTES // others)[1] for _ in range(_SENDINGS)) / _TRIAL_BYTES
-    # What sending a byte takes from computing: nothing where an accelerator computes.
-    lost = _lost_to_sending(control, rounds, others, share, sending) if on_cpu else 0.0
+    # Where an accelerator computes, nothing is lost.
+    on_cpu = rounds.masters.device.type == "cpu"
+    contention = measure_contention(control, rounds, link, others) if on_cpu else Contention()
     mine = {}
     for codec in rehearsal.codecs:
         background = rehearsal.background_s(codec)
-        wan = lost * bytes_per_value(_trial_rule(codec, len(topology.sites)))
-        mine[codec] = [rehearsal.training_s(codec) + share * background + wan, background]
+        sending = contention.per_byte * bytes_per_value(_trial_rule(codec, len(topology.sites)))
+        mine[codec] = [rehearsal.training_s(codec) + contention.share * background + sending, background]
     ranks = control.gather("measuring what rounds cost", mine)
     return {
         codec: Handling(
@@ -253,43 +280,6 @@ class _Loopback:
             room[: payload.numel()].copy_(payload)
 
 
-def _lost_to_sending(control: ControlPlane, rounds: Rounds, others: int, share: float, sending: float) -> float:
-    """Seconds that computing loses per byte that is sent and received: `share` of the process's own, `sending`,
-    and what the kernel takes, which handles packets in whatever process it interrupts. Collective.
-
-    `others` is the number of sites that each sends to.
-
-    Seen by how much computing slows down while bytes cross for real.
-    """
-    each = _TRIAL_BYTES // others
-    speed = each / max(control.gather("timing a transfer", rounds.time_transfer(each)[0]))
-    nbytes = max(1, int(speed * _CROSSING_S))
-    seen = []
-    for _ in range(_SENDINGS):
-        control.gather("measuring what sending costs", None)
-        quiet = _for_a_while()
-        control.gather("measuring what sending costs", None)
-        crossing = rounds.begin_transfer(nbytes)
-        busy = _burn(lambda crossing=crossing: not crossing.done())
-        seen.append(max(0.0, 1 - busy / quiet) * crossing.result()[0] / (nbytes * others))
-    # Over a slow link few bytes cross, and what is seen is mostly noise: it is believed within reason.
-    return min(max(share * sending, median(seen)), _MOST_KERNEL * sending)
-
-
-def _for_a_while() -> float:
-    end = perf_counter() + _BURN_S
-    return _burn(lambda: perf_counter() < end)
-
-
-def _burn(going_on: Callable[[], bool]) -> float:
-    """Computes while `going_on()`; returns how often per second."""
-    matrix, count, start = torch.ones(256, 256), 0, perf_counter()
-    while going_on():
-        matrix @ matrix
-        count += 1
-    return count / max(perf_counter() - start, 1e-9)
-
-
 def _processor_time(work: Callable[[], object], device: torch.device | None = None) -> float:
     """This thread's seconds on a processor for `work`, or on an accelerator those that pass until it is done."""
     clock = perf_counter if device is not None and device.type == "cuda" else thread_time
@@ -300,35 +290,3 @@ def _processor_time(work: Callable[[], object], device: torch.device | None = No
     if clock is perf_counter:
         torch.cuda.synchronize(device)
     return clock() - start
-
-
-def _share_lost(control: ControlPlane) -> float:
-    """By how much computing slows down while another thread of every rank works: 0 with cores to spare, 1 without.
-
-    More than 1 where memory is the bottleneck. Collective, so that all ranks of a machine compute, and disturb, at the
-    same time.
-    """
-    stop = threading.Event()
-    values = torch.zeros(_TRIAL_BYTES)
-
-    def disturb() -> None:
-        other = torch.zeros_like(values)
-        while not stop.is_set():
-            other.add_(values)
-
-    # Sums, because a scheduler that puts three threads on one core and one on the other does so for a while: single
-    # trials say anything from a quarter to three.
-    all_quiet = all_busy = 0.0
-    for _ in range(_SHARE_TRIALS):
-        control.gather("measuring cores", None)
-        quiet = _for_a_while()
-        control.gather("measuring cores", None)
-        stop.clear()
-        thread = threading.Thread(target=disturb, daemon=True)
-        thread.start()
-        busy = _for_a_while()
-        stop.set()
-        thread.join()
-        all_quiet += quiet
-        all_busy += busy
-    return min(_MOST_LOST, max(0.0, all_quiet / max(all_busy, 1.0) - 1))

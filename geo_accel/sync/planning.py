@@ -129,7 +129,7 @@ class Planning:
         self._stop_measuring()
         masters = self._rounds.masters
         computing = layers.result(dict(masters.carried))
-        handling = measure_handling(self._control, self._rounds, self._transport.topology, rehearsal)
+        handling = measure_handling(self._control, self._rounds, self._transport.topology, rehearsal, self.link)
         self.profile = assemble(self._control, computing, self._links, handling, masters.device)
         self._transport.take_swaps()
         return self._broadcast(self._choose)

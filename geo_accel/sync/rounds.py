@@ -7,10 +7,10 @@ in its cache costs no more than a snapshot would. Elsewhere it takes a snapshot 
 between runs on the background thread.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import perf_counter, process_time
+from time import perf_counter
 
 import torch
 
@@ -174,40 +174,38 @@ class Rounds:
         if buffers:
             self._pool.submit(self._average_buffers, [buffer for _, buffer in buffers]).result()
 
-    def time_transfer(
-        self, nbytes: int, senders: Collection[int] | None = None, receivers: Collection[int] | None = None
-    ) -> tuple[float, float]:
-        """Seconds until `nbytes` bytes have gone from every sender to every receiver among the peers, and this
-        process's seconds on its cores for it.
+    def time_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> float:
+        """Seconds until every sender has sent `nbytes` bytes to every receiver among the peers.
 
-        Ranks that are neither named as sender nor as receiver take no part; None names all. Nothing happens, in 0
-        seconds, on a rank that takes no part, carries nothing or is alone.
+        `nbytes` by sending rank, or one number for all. Ranks that are neither senders nor receivers take no part;
+        without `receivers` all receive. Nothing happens, in 0 seconds, on a rank that takes no part, carries nothing
+        or is alone.
         """
-        return self.begin_transfer(nbytes, senders, receivers).result()
+        return self.begin_transfer(nbytes, receivers).result()
 
-    def begin_transfer(
-        self, nbytes: int, senders: Collection[int] | None = None, receivers: Collection[int] | None = None
-    ) -> Future:
+    def begin_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> Future:
         """`time_transfer`, going on while the caller does something else; its result is the future's."""
         me, peers = self._topology.rank, self._transport.peers
-        sending = set(peers if senders is None else senders).intersection(peers)
+        sending = {peer: nbytes for peer in peers} if isinstance(nbytes, int) else nbytes
+        sending = {peer: size for peer, size in sending.items() if peer in peers}
         receiving = set(peers if receivers is None else receivers).intersection(peers)
-        others = (sending | receiving) - {me}
-        if me not in sending | receiving or not others:
+        others = ({*sending} | receiving) - {me}
+        if me not in {*sending} | receiving or not others:
             others = set()
 
-        def transfer() -> tuple[float, float]:
+        def transfer() -> float:
             if not others:
-                return 0.0, 0.0
+                return 0.0
             empty = torch.zeros(1, dtype=torch.uint8)
             # Makes all start together.
             self._transport.swap(dict.fromkeys(others, empty), {peer: torch.empty_like(empty) for peer in others})
-            payload = torch.zeros(nbytes, dtype=torch.uint8)
+            payload = torch.zeros(sending.get(me, 0), dtype=torch.uint8)
             sends = dict.fromkeys(receiving - {me}, payload) if me in sending else {}
-            received = {peer: torch.empty_like(payload) for peer in sending - {me}} if me in receiving else {}
-            start, busy = perf_counter(), process_time()
+            heard = {peer: size for peer, size in sending.items() if peer != me} if me in receiving else {}
+            received = {peer: empty.new_empty(size) for peer, size in heard.items()}
+            start = perf_counter()
             self._transport.swap(sends, received)
-            return perf_counter() - start, process_time() - busy
+            return perf_counter() - start
 
         return self._pool.submit(transfer)
 

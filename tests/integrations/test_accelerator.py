@@ -60,23 +60,28 @@ def test_what_is_not_finite_is_named(records):
 
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
 STREAM = json.dumps({"sync": {"period": 4, "outer": "mean"}, "compression": {"codec": "int8"}})
+ON_IT = {"ACCELERATE_USE_CPU": "false"}
 STEPS = ["--steps", "20", "--accumulate", "2", "--lr", "0.05"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("accelerator")
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
     return train(
-        tmp_path_factory.mktemp("accelerator"),
+        folder,
         {
             "ddp": [*STEPS, "--method", "ddp"],
             "geo": [*STEPS, "--config", EVERY_STEP],
             "trainer-ddp": [*STEPS, "--integration", "trainer", "--method", "ddp"],
             "trainer-geo": [*STEPS, "--integration", "trainer", "--config", EVERY_STEP],
             "stream": [*STEPS, "--config", STREAM, "--save-every", "10"],
-            "stream-bf16": [*STEPS, "--config", STREAM, "--bf16", "--optimizer", "adamw", "--lr", "0.001"],
             "auto": [*STEPS, "--steps", "40"],
         },
-        environ={"ACCELERATE_USE_CPU": "false"},
+        environ=ON_IT,
         timeout_s=300,
     )
 
@@ -87,18 +92,19 @@ def test_averaging_every_step_losslessly_is_ddp(runs, integration):
 
 
 def test_sites_agree_in_the_end_and_say_nothing_else(runs):
-    for name in ("geo", "trainer-geo", "stream", "stream-bf16", "auto"):
+    for name in ("geo", "trainer-geo", "stream", "auto"):
         assert runs[name].is_agreed(), name
         assert [record["world_collectives"] for record in runs[name].records] == [0, 0], name
         assert runs[name].records[0]["losses"][-1] < runs[name].records[0]["losses"][0], name
 
 
-def test_a_run_goes_on_where_it_was(runs, tmp_path):
-    saved = next(tmp_path.parent.parent.rglob("accelerator*/stream/step-10"))
-    resumed = train(
-        tmp_path,
-        {"resumed": [*STEPS, "--config", STREAM, "--resume", str(saved)]},
-        environ={"ACCELERATE_USE_CPU": "false"},
-        timeout_s=300,
-    )["resumed"]
-    assert resumed.is_agreed() and distance(resumed, runs["stream"]) < 1e-6
+def test_autocast_to_bf16(tmp_path):
+    settings = ["--config", STREAM, "--bf16", "--optimizer", "adamw", "--lr", "0.001"]
+    found = train(tmp_path, {"bf16": [*STEPS, *settings]}, environ=ON_IT, timeout_s=300)["bf16"]
+    assert found.is_agreed() and found.records[0]["losses"][-1] < found.records[0]["losses"][0]
+
+
+def test_a_run_goes_on_where_it_was(runs, folder, tmp_path):
+    resume = ["--resume", str(folder / "stream" / "step-10")]
+    resumed = train(tmp_path, {"resumed": [*STEPS, "--config", STREAM, *resume]}, environ=ON_IT, timeout_s=300)
+    assert resumed["resumed"].is_agreed() and distance(resumed["resumed"], runs["stream"]) < 1e-6

@@ -1,17 +1,16 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What is measured of links with more than two sites, on a clock of the test's own."""
 
-from concurrent.futures import Future
-
 import pytest
 import torch
 
 from geo_accel.config import LinkConfig
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
-from geo_accel.sync import measure
+from geo_accel.profile.link import Link
+from geo_accel.sync import contention
 from geo_accel.sync.masters import PlainMasters
-from geo_accel.sync.measure import Rehearsal, measure_handling, measure_links
+from geo_accel.sync.measure import Rehearsal, levelled, measure_handling, measure_links
 from geo_accel.topology import Site, Topology
 from geo_accel.units import find_units
 
@@ -23,11 +22,12 @@ SITES = tuple(Site(name=f"site{rank}", ranks=(rank,)) for rank in RANKS)
 class Rounds:
     """Transfers between four sites that take as long as the slowest end needs for what goes through it."""
 
-    def time_transfer(self, nbytes, senders=None, receivers=None):
-        senders, receivers = set(senders or RANKS), set(receivers or RANKS)
-        up = max(nbytes * len(receivers - {rank}) / UP[rank] for rank in senders)
-        down = max(nbytes * len(senders - {rank}) / DOWN[rank] for rank in receivers)
-        return max(up, down), 0.0
+    def time_transfer(self, nbytes, receivers=None):
+        sends = nbytes if isinstance(nbytes, dict) else dict.fromkeys(RANKS, nbytes)
+        receivers = set(receivers or RANKS)
+        up = max(size * len(receivers - {rank}) / UP[rank] for rank, size in sends.items())
+        down = max(sum(size for other, size in sends.items() if other != rank) / DOWN[rank] for rank in receivers)
+        return max(up, down)
 
 
 class Control:
@@ -45,9 +45,16 @@ def test_both_directions_of_every_site_are_known():
     links = links_of()
     for rank, link in enumerate(links.values()):
         assert 1 / link.seconds_per_byte == pytest.approx(UP[rank], rel=0.01)
-        # The others send equal shares to one: it hears no faster than three times what the slowest of them sends.
-        slowest = 3 * min(UP[other] for other in RANKS if other != rank)
-        assert 1 / link.down_seconds_per_byte == pytest.approx(min(DOWN[rank], slowest), rel=0.01)
+        # It hears no faster than the others together can speak; links nearly as fast as each other count as one.
+        together = sum(UP[other] for other in RANKS if other != rank)
+        assert 1 / link.down_seconds_per_byte == pytest.approx(min(DOWN[rank], together), rel=0.15)
+
+
+def test_links_that_only_a_probe_tells_apart_are_one():
+    assert levelled([1.0, 5.0, 1.1, 2.0, 1.12]) == pytest.approx([3.22 / 3, 5.0, 3.22 / 3, 2.0, 3.22 / 3])
+    # A row of neighbours is not drawn together from end to end.
+    assert levelled([1.0, 1.1, 1.2, 1.3]) == pytest.approx([1.05, 1.05, 1.25, 1.25])
+    assert levelled([]) == []
 
 
 def test_what_the_config_states_counts():
@@ -59,29 +66,24 @@ def test_what_the_config_states_counts():
 
 def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
     # 1 ms of processor per byte that leaves, beside which copying and encoding are nothing.
-    monkeypatch.setattr(measure, "_share_lost", lambda *_: 1.0)
-    monkeypatch.setattr(measure, "_for_a_while", lambda: 1.0)
-    monkeypatch.setattr(measure, "_burn", lambda going_on: 1.0)
+    def crossing(rounds, nbytes):
+        others = len(RANKS) - 1
+        return contention._Crossing(
+            speed=2.0, seconds=rounds.time_transfer(nbytes), processor_s=1e-3 * nbytes * others
+        )
+
+    monkeypatch.setattr(contention, "_for_a_while", lambda: 2.0)
+    monkeypatch.setattr(contention, "_beside_a_thread", lambda: 1.0)
+    monkeypatch.setattr(contention, "_beside_a_transfer", crossing)
     topology = Topology(sites=SITES, rank=0)
     masters = PlainMasters(find_units(torch.nn.Linear(64, 64)), topology)
 
-    class Costly(Rounds):
-        def __init__(self):
-            self.masters = masters
-
-        def time_transfer(self, nbytes, senders=None, receivers=None):
-            return super().time_transfer(nbytes)[0], 1e-3 * nbytes * (len(RANKS) - 1)
-
-        def begin_transfer(self, nbytes):
-            future = Future()
-            future.set_result(self.time_transfer(nbytes))
-            return future
-
-    rounds = Costly()
+    rounds = Rounds()
+    rounds.masters = masters
     rehearsal = Rehearsal(rounds, topology, ["fp32", "int8"])
     for _ in range(3):
         rehearsal.once()
-    handling = measure_handling(Control(), rounds, topology, rehearsal)
+    handling = measure_handling(Control(), rounds, topology, rehearsal, Link.of(mbps=1, latency_ms=1))
     assert list(handling) == ["fp32", "int8"]
     for name, found in handling.items():
         rule = Averaging(codec=name, exchange=exchange_for(len(SITES)))
