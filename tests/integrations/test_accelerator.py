@@ -2,6 +2,7 @@
 """Sites whose models are on an accelerator, which they share: snapshots on a side stream, results uploaded."""
 
 import json
+from statistics import fmean
 
 import pytest
 import torch
@@ -86,6 +87,11 @@ def runs(folder):
     )
 
 
+def learned(run):
+    losses = run.records[0]["losses"]
+    return fmean(losses[-5:]) < fmean(losses[:5])
+
+
 @pytest.mark.parametrize("integration", ["", "trainer-"])
 def test_averaging_every_step_losslessly_is_ddp(runs, integration):
     assert distance(runs[f"{integration}ddp"], runs[f"{integration}geo"]) < 1e-5
@@ -95,13 +101,13 @@ def test_sites_agree_in_the_end_and_say_nothing_else(runs):
     for name in ("geo", "trainer-geo", "stream", "auto"):
         assert runs[name].is_agreed(), name
         assert [record["world_collectives"] for record in runs[name].records] == [0, 0], name
-        assert runs[name].records[0]["losses"][-1] < runs[name].records[0]["losses"][0], name
+        assert learned(runs[name]), name
 
 
 def test_autocast_to_bf16(tmp_path):
     settings = ["--config", STREAM, "--bf16", "--optimizer", "adamw", "--lr", "0.001"]
     found = train(tmp_path, {"bf16": [*STEPS, *settings]}, environ=ON_IT, timeout_s=300)["bf16"]
-    assert found.is_agreed() and found.records[0]["losses"][-1] < found.records[0]["losses"][0]
+    assert found.is_agreed() and learned(found)
 
 
 def test_a_run_goes_on_where_it_was(runs, folder, tmp_path):
