@@ -106,7 +106,9 @@ def _write_penalties(options: argparse.Namespace, console: Console) -> int:
         store, _ = study.store(options.results, console)
         rows.append(make_rows(study.parts, store, study.seeds))
     fewest = min((len(row.gaps) for own in rows for row in own if row.gaps), default=0)
-    table = penalty_table(*rows, provenance(FULL, fewest, "python -m benchmarks.loss"))
+    devices = sorted({device for own in rows for row in own for device in row.devices})
+    place = provenance(FULL, fewest, "python -m benchmarks.loss") | {"devices": devices}
+    table = penalty_table(*rows, place)
     options.penalty.write_text(json.dumps(table, indent=1) + "\n")
     console.print(f"{options.penalty} written: {len(table['base'])} pairs of period and outer step")
     return 0

@@ -193,9 +193,10 @@ class TestFigures:
         assert eight["penalty"] == pytest.approx(0.02) and eight["seeds"] == 3
         # bf16 came out better than int8, which is noise; a codec adds nothing then.
         assert table["codec"]["bf16"] == 0 and table["codec"]["int8"] == 0
-        assert table["codec"]["int4"] == pytest.approx(0.03)
-        assert table["codec"]["topk"] == [[0.01, pytest.approx(0.08)]]
-        assert table["delay"] == [[1 / 8, 0], [0.5, pytest.approx(0.04)]]
+        # Beside int8 with the same seed, whose gap is 1 %.
+        assert table["codec"]["int4"] == pytest.approx(0.04)
+        assert table["codec"]["topk"] == [[0.01, pytest.approx(0.09)]]
+        assert table["delay"] == [[1 / 8, 0], [0.5, pytest.approx(0.05)]]
         (beside,) = table["large"]
         assert beside["period"] == 12 and beside["outer"] == {"lr": 0.8, "momentum": 0.6} and beside["seeds"] == 2
         assert beside["beside_mean"] == pytest.approx(0.1)

@@ -170,10 +170,10 @@ def test_a_thousand_sites_of_70b_take_seconds():
     asked = scenario("llama-2-70b", mbps=100, sites=1000)
     links = tuple((f"site{site}", Link.of(mbps=100 + site, latency_ms=20)) for site in range(1000))
     asked = replace(asked, profile=replace(asked.profile, links=links))
-    began = time.monotonic()
+    began = time.process_time()
     for method in METHODS:
         simulate(asked, method)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_methods_come_in_the_order_of_the_table():
