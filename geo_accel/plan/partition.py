@@ -1,8 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Schedules that need no times: how a model's units are shared out over the steps of a period."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from geo_accel.plan.plan import Piece
 
@@ -48,22 +49,20 @@ def stream(sizes: Sequence[int], period: int, rounds: int | None = None) -> Sets
 
 def _min_max(pieces: Sequence[tuple[Piece, float]], rounds: int) -> list[list[Piece]]:
     """Contiguous sets with the smallest possible largest sum: bisection on that sum, greedy filling."""
+    ends = [0.0, *accumulate(size for _, size in pieces)]
 
-    def fill(limit: float) -> list[list[Piece]]:
-        sets: list[list[Piece]] = [[]]
-        used = 0.0
-        for piece, size in pieces:
-            if sets[-1] and used + size > limit:
-                sets.append([])
-                used = 0.0
-            sets[-1].append(piece)
-            used += size
-        return sets
+    def fill(limit: float) -> list[int]:
+        """Where sets begin and end that are as long as `limit` allows."""
+        places = [0]
+        while places[-1] < len(pieces):
+            first = places[-1]
+            places.append(max(first + 1, bisect_right(ends, ends[first] + limit, first + 1) - 1))
+        return places
 
     low = max(size for _, size in pieces)
-    high = sum(size for _, size in pieces)
-    for _ in range(50):
+    high = ends[-1] / rounds + low  # enough: every set but the last one is then larger than the mean
+    for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if len(fill(middle)) <= rounds else (middle, high)
-    sets = fill(high * (1 + 1e-9))
+        low, high = (low, middle) if len(fill(middle)) - 1 <= rounds else (middle, high)
+    sets = [[piece for piece, _ in pieces[first:stop]] for first, stop in pairwise(fill(high * (1 + 1e-9)))]
     return sets + [[] for _ in range(rounds - len(sets))]

@@ -73,12 +73,12 @@ class Plan:
             if not 0 <= piece.unit < len(self.units) or not 0 <= piece.part < piece.parts:
                 raise ValueError(f"plan: there is no {piece} in a model of {len(self.units)} units.")
             starts.setdefault(piece, []).append(step)
-        cuts: dict[int, set[int]] = {}
+        found: dict[int, set[tuple[int, int]]] = {}
         for piece in starts:
-            cuts.setdefault(piece.unit, set()).add(piece.parts)
+            found.setdefault(piece.unit, set()).add((piece.part, piece.parts))
         for unit, (name, _) in enumerate(self.units):
-            parts = cuts.get(unit, set())
-            if len(parts) != 1 or any(Piece(unit, part, *parts) not in starts for part in range(*parts)):
+            parts = found.get(unit, set())
+            if not parts or parts != {(part, len(parts)) for part in range(len(parts))}:
                 raise ValueError(f"plan: unit {name} is not synchronised whole in every period.")
         for piece, steps in starts.items():
             # From one start to the next, around the end of the period.
