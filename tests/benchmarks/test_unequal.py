@@ -11,7 +11,7 @@ PLAN = {"words": "topk 1.0%", "exchange": "hub", "hub": 3, "period": 8}
 
 
 def rows_of(step_s, slope):
-    """Runs of 25, 50 and 100 steps, the baseline's of 100 and 300.
+    """Runs of 50 and 100 steps, the baseline's of 100 and 300.
 
     Losses fall from 3 by `slope` a step; steps take twice as long on site 1.
     """
