@@ -10,10 +10,10 @@ SCENARIOS = {"slow both ways": UPLINKS, "slow uplinks": (FAST_DOWNLINK,) * len(U
 """Downlinks by site, Mbit/s."""
 GROUP = Group(task="finetune", sites=len(UPLINKS), split="own")
 RATE, STEPS = 2e-3, 1920
-SHARES = (1 / 6, 1 / 3)
+SHARES = (1 / 24, 1 / 12, 1 / 6)
 """Every method is trained with so many of the steps, each time with its whole learning-rate schedule: what a shorter
 run ends with cannot be read off a longer one, whose rate is still high there. The baseline takes all of them, and what
-it ends with is the others' target. The shortest runs take about a minute: "auto" measures for some seconds first."""
+it ends with is the others' target."""
 
 BASELINE = "top-k 1 %, rest lost"
 WEIGHTED, CONTROL = "  overlap weighted", "  outer learning rate 2"
