@@ -31,24 +31,27 @@ class Seen:
 
 
 def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
-    """The link as the interval's later transfers saw it, their median; None where none was large enough to tell.
+    """The `planned` link, changed as far as the interval's later transfers prove; None where none can tell.
 
-    Of each swap the rank that took least time counts: the others had begun earlier and waited for it. Swaps that the
-    latency rules say nothing about bandwidth.
+    Ranks do not begin a swap together. The one that begins last takes less than the link does, since what the others
+    sent is there by then, and the one that begins first takes more, since it waits. Their medians are what the link is
+    between. Swaps that the latency rules say nothing about bandwidth.
     """
     swaps = [[(size * one.slowness, taken) for size, taken in one.swaps] for one in seen if one.swaps]
-    speeds = []
+    bounds = []
     for same in zip(*swaps, strict=False):
         # In bytes of the slowest link: what takes longest is what all wait for.
         size = max(size for size, _ in same)
-        taken = min(taken for _, taken in same)
-        if size >= LEAST_BYTES and max(size * planned.seconds_per_byte, taken) >= LATENCIES * planned.latency_s:
-            speeds.append(max(taken - planned.latency_s, 0.0) / size)
-    if not speeds:
+        shortest, longest = (pick(taken for _, taken in same) for pick in (min, max))
+        if size >= LEAST_BYTES and max(size * planned.seconds_per_byte, shortest) >= LATENCIES * planned.latency_s:
+            bounds.append([max(taken - planned.latency_s, 0.0) / size for taken in (shortest, longest)])
+    if not bounds:
         return None
     # The later half: a link that changed during the interval is judged by what it is now.
-    latest = speeds[len(speeds) // 2 :]
-    return Link(latency_s=planned.latency_s, seconds_per_byte=max(median(latest), 1e-12))
+    least, most = map(median, zip(*bounds[len(bounds) // 2 :], strict=True))
+    return Link(
+        latency_s=planned.latency_s, seconds_per_byte=max(min(max(planned.seconds_per_byte, least), most), 1e-12)
+    )
 
 
 def review(

@@ -62,6 +62,17 @@ def test_waiting_for_the_other_site_is_not_a_slow_link():
     assert plan is None
 
 
+def test_who_comes_when_all_has_been_sent_has_not_seen_a_fast_link():
+    # Four sites that share processors: one always begins when the others' payloads are there, or nearly.
+    plan, learnt = reviewed(seen(100, lag_s=(0.0, -0.06, -0.079, -0.02)))
+    assert plan is None and learnt == profile(100)
+    # A slower link is one even for the last to begin, and a faster one even for the first.
+    assert reviewed(seen(30, lag_s=(0.0, -0.06, -0.079, -0.02)))[1].link.megabits_per_second == pytest.approx(
+        43, rel=0.02
+    )
+    assert reviewed(seen(400, lag_s=(0.0, -0.01, -0.015)))[1].link.megabits_per_second == pytest.approx(400)
+
+
 def test_transfers_too_small_to_tell_do_tell_of_a_link_that_broke_in():
     small = 70_000  # 5.6 ms at 100 Mbit/s, beside a latency of 2 ms
     planned = Link.of(mbps=100, latency_ms=2)
