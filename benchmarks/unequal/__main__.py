@@ -33,8 +33,9 @@ _TIMEOUT_S = 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs both scenarios; returns the exit code."""
+    """Runs both scenarios, or the one asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=SCENARIOS, help="run this one, and report the other as it was last found")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the baseline; default: {STEPS}")
     options = parser.parse_args(arguments)
     if options.steps < LEAST_STEPS:
@@ -43,17 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     if reason is not None:
         print(f"unequal: this machine cannot emulate a network, and nothing is faked: {reason}", file=sys.stderr)
         return 1
-    console, by_scenario = Console(), {}
+    console = Console()
     with console.status("texts and pretrained weights"):
         material = make_material(FULL, MATERIAL).resolve()
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bars:
-        for scenario, downlinks in SCENARIOS.items():
-            folder = (RESULTS / scenario.replace(" ", "-")).resolve()
+        for scenario in [options.only] if options.only else SCENARIOS:
+            folder = _folder(scenario).resolve()
             folder.mkdir(parents=True, exist_ok=True)
+            for before in folder.glob("rank-*.json"):
+                before.unlink()
             bar = bars.add_task(scenario, total=sum(map(len, map(shares_of, METHODS))))
             result = Lab(
                 [sys.executable, "-m", "benchmarks.unequal.worker", str(material), str(folder), str(options.steps)],
-                make_sites(len(UPLINKS), bandwidth_mbps=UPLINKS, downlink_mbps=downlinks),
+                make_sites(len(UPLINKS), bandwidth_mbps=UPLINKS, downlink_mbps=SCENARIOS[scenario]),
                 env=steady(),
             ).run(
                 timeout_s=_TIMEOUT_S,
@@ -63,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{scenario} failed: {[site.exit_code for site in result.sites]}", file=sys.stderr)
                 print(result.sites[0].output[-2000:], file=sys.stderr)
                 return 1
-            by_scenario[scenario] = compare(recordings(folder))
+    found = {scenario: recordings(_folder(scenario)) for scenario in SCENARIOS}
+    by_scenario = {scenario: compare(sites) for scenario, sites in found.items() if sites is not None}
     (RESULTS / "results.json").write_text(json.dumps(by_scenario, indent=1) + "\n")
     markdown = []
     for scenario, rows in by_scenario.items():
@@ -74,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     draw(RESULTS / "unequal.png", by_scenario)
     console.print(f"written to {RESULTS}: results.json, table.md, unequal.png", highlight=False)
     return 0
+
+
+def _folder(scenario: str) -> Path:
+    return RESULTS / scenario.replace(" ", "-")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from benchmarks.unequal.setting import BASELINE, METHODS, SHARES, UPLINKS, share
 HEADINGS = ("method", "sends", "exchange", "H", "step s", "loss", "s to target", "speed", "sent after s")
 
 
-def recordings(folder: Path) -> list[dict]:
-    """What each site wrote."""
-    return [json.loads((folder / f"rank-{site}.json").read_text()) for site in range(len(UPLINKS))]
+def recordings(folder: Path) -> list[dict] | None:
+    """What each site wrote; None unless all methods are there."""
+    paths = [folder / f"rank-{site}.json" for site in range(len(UPLINKS))]
+    sites = [json.loads(path.read_text()) for path in paths if path.exists()]
+    return sites if len(sites) == len(paths) and all(site.keys() == METHODS.keys() for site in sites) else None
 
 
 def compare(sites: list[dict]) -> list[dict]:

@@ -1,10 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """From recordings to the table of unequal links."""
 
+import json
+
 import pytest
 
 from benchmarks.unequal.drawing import draw
-from benchmarks.unequal.figures import HEADINGS, cells, compare, reach
+from benchmarks.unequal.figures import HEADINGS, cells, compare, reach, recordings
 from benchmarks.unequal.setting import BASELINE, METHODS, UPLINKS, shares_of
 
 PLAN = {"words": "topk 1.0%", "exchange": "hub", "hub": 3, "period": 8}
@@ -43,6 +45,15 @@ def test_time_to_target_is_that_to_the_baselines_loss():
     assert rows["int4"]["to_target_s"] is None and "never" in cells(rows["int4"])
     assert rows["int8"]["sending_s"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert rows["int8"]["step_s"] == pytest.approx(1.0)  # the slowest site's
+
+
+def test_recordings_count_when_every_site_has_every_method(tmp_path):
+    assert recordings(tmp_path) is None
+    for site, _ in enumerate(UPLINKS):
+        (tmp_path / f"rank-{site}.json").write_text(json.dumps({name: [] for name in METHODS}))
+    assert len(recordings(tmp_path)) == len(UPLINKS)
+    (tmp_path / "rank-1.json").write_text(json.dumps({BASELINE: []}))
+    assert recordings(tmp_path) is None
 
 
 def test_reach_goes_in_straight_lines_between_runs():
