@@ -119,6 +119,8 @@ def _clocks(options: argparse.Namespace, tasks: Sequence[str], console: Console)
 
     if options.quick or len(options.only) > len(tasks):
         raise ValueError(f"--only {' or '.join(_CLOCKS)}: not together with --quick or other parts.")
+    if options.device == "cuda":
+        raise ValueError(f"--only {' or '.join(_CLOCKS)}: runs in the lab, on CPUs; leave --device out.")
     reason = why_unavailable()
     if reason is not None:
         raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")

@@ -2,8 +2,7 @@
 """Engine scenarios without a training framework: a bare model whose weights the scenario moves itself.
 
 `python -m geo_accel.testing.engine_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
-`SCENARIO.rank-R.json` into OUT. A failed expectation between ranks shows there, the test compares. Most models live on
-ENGINE_WORKER_DEVICE, the CPU unless it is set; all ranks share it.
+`SCENARIO.rank-R.json` into OUT. A failed expectation between ranks shows there, the test compares.
 """
 
 import json
@@ -17,62 +16,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.utils.checkpoint import checkpoint as recompute
 
-from geo_accel.integrations.session import Session, connect
+from geo_accel.integrations.session import connect
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
 from geo_accel.sync import checkpoint, planning
-from geo_accel.sync.engine import Engine
+from geo_accel.testing.backward_scenarios import averaged_in_backward
+from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 from geo_accel.testing.pace_worker import Weights
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.units import checksums, find_units
-
-_DEVICE = torch.device(os.environ.get("ENGINE_WORKER_DEVICE", "cpu"))
-
-
-def build() -> nn.Module:
-    """Three units of 7, 40 and 90 parameters (odd sizes, one larger than a share) and BatchNorm buffers."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(9, 9), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Linear(6, 1)).to(
-        _DEVICE
-    )
-
-
-def config(codec: str = "fp32", compression: dict | None = None, **sync: object) -> dict:
-    return {
-        "sync": {"mode": "stream", "delay": 1, "outer": "mean", **sync},
-        "compression": {"codec": codec, **(compression or {})},
-    }
-
-
-def vector(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
-
-
-def nudge(model: nn.Module, seed: int, scale: float = 1.0) -> None:
-    """Moves all parameters by noise that depends on `seed` alone."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device), alpha=scale)
-
-
-def start(settings: dict, model: nn.Module) -> tuple[Session, Engine]:
-    session = connect(settings)
-    assert session is not None
-    return session, session.engine(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-
-
-def site_mean(session: Session, values: torch.Tensor) -> torch.Tensor:
-    """Mean over sites of their first ranks' values, by a plain collective: the reference."""
-    first = session.topology.local_index == 0
-    total = values.clone() if first else torch.zeros_like(values)
-    dist.all_reduce(total)
-    return total / len(session.topology.sites)
 
 
 def still_converges(settings: dict, steps: int) -> dict:
@@ -218,82 +173,6 @@ def losing(chosen: bool) -> dict:
         "warned": warned,
         "bits": vector(model).tolist(),
     }
-    engine.close()
-    return record
-
-
-class TiedBlocks(nn.Module):
-    """A weight used first and last, recomputed activations, and a layer that gets no gradient."""
-
-    def __init__(self, reentrant: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding = nn.Linear(8, 6)
-        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
-        self.unused = nn.Linear(3, 3)
-        self._reentrant = reentrant
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        hidden = self.embedding(values)
-        for block in self.blocks:
-            hidden = torch.tanh(recompute(block, hidden, use_reentrant=self._reentrant))
-        return (hidden @ self.embedding.weight).square().mean()
-
-
-def averaged_in_backward(settings: dict, steps: int, reentrant: bool = False) -> dict:
-    """Two copies of a model, trained alike: one by mode "backward", one averaged by a plain collective where that
-    mode should. Accumulation, recomputation, a tied weight, a layer without gradient; clipping where it is allowed."""
-    reference, model = TiedBlocks(reentrant), TiedBlocks(reentrant)
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.5, momentum=0.9) for m in (reference, model)]
-    session = connect(settings)
-    last = [False]
-    engine = session.engine(model, optimizer=optimizers[1], is_last_micro_batch=lambda: last[0])
-    after_update = engine.config.sync.optimizer_in_backward
-    units = find_units(reference)
-    distances, changed, norm_error = [], 0, 0.0
-    for step in range(1, steps + 1):
-        for micro_batch in range(2):
-            last[0] = micro_batch == 1
-            noise = torch.Generator().manual_seed(100 * step + 10 * micro_batch + session.topology.site_index)
-            for copy in (reference, model):
-                noise.manual_seed(noise.initial_seed())
-                copy(torch.randn(4, 8, generator=noise)).backward()
-        if not after_update:
-            norms = [nn.utils.clip_grad_norm_(copy.parameters(), 0.05).item() for copy in (reference, model)]
-            norm_error = max(norm_error, abs(norms[0] - norms[1]))
-        plan = engine.plan
-        members = (
-            {}
-            if plan is None
-            else {piece.unit for members in plan.rounds[(step - engine.adopted) % plan.period] for piece in members}
-        )
-
-        def average(members=members) -> None:
-            with torch.no_grad():
-                for unit in members:
-                    for _, parameter in units[unit].parameters:
-                        parameter.copy_(site_mean(session, parameter))
-
-        before = vector(reference)
-        if after_update:
-            optimizers[0].step()
-            average()
-        else:
-            average()
-            changed += not torch.equal(before, vector(reference))
-            optimizers[0].step()
-        optimizers[1].step()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        distances.append((vector(model) - vector(reference)).abs().max().item())
-        engine.step()
-    record = {
-        "distances": distances,
-        "changed": changed,
-        "norm_error": norm_error,
-    }
-    engine.flush()
-    record["bits"] = vector(model).tolist()
     engine.close()
     return record
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.loss import material as material_module
+from benchmarks.loss.__main__ import main
 from benchmarks.loss.clock.course import HEADINGS, rows
 from benchmarks.loss.clock.figures import reach, step_s, summarise, targets, whole_s
 from benchmarks.loss.clock.jobs import (
@@ -182,3 +183,10 @@ def test_a_tiny_model_in_the_lab_and_on_loopback(tmp_path, monkeypatch):
     assert quiet["recordings"][0]["weights"] == "" and trained["recordings"][0]["geo"]["plan"]["period"] >= 1
     assert 3 < results.loss(jobs[2]) < 8 and 3 < results.loss(jobs[1]) < 8
     assert len(trained["link_mbps"]) == 2 and reference["link_mbps"] == []
+
+
+def test_the_lab_has_no_accelerator(capsys, tmp_path):
+    assert main(["--only", "clock", "--device", "cuda", "--results", str(tmp_path)]) == 1
+    assert (
+        "loss: --only clock or clock-scratch: runs in the lab, on CPUs; leave --device out." in capsys.readouterr().err
+    )
