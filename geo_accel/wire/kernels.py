@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Loops for CPUs, compiled by numba: bit for bit what torch's operations compute elsewhere.
+"""Loops of the quantised codecs for CPUs, compiled by numba: bit for bit what torch's operations compute elsewhere.
 
 On a CPU most of what a round takes from training is memory: with torch's operations a value goes through it ten times,
 here once each way.
@@ -31,12 +31,12 @@ _INFINITE, _ZERO, _HALF = np.float32(np.inf), np.float32(0), np.float32(0.5)
 _WITHOUT_SIGN, _NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 
 
-def _compiled(signature: str):
+def compiled(signature: str):
     """Compiled when first imported, and kept beside the module or in the user's cache; without Python's lock."""
     return njit(signature, nogil=True, cache=True, error_model="numpy")
 
 
-@_compiled("i8(f4[::1], f4[::1], f4[::1], u1[::1], i8)")
+@compiled("i8(f4[::1], f4[::1], f4[::1], u1[::1], i8)")
 def encode(values, base, scales, codes, bits):
     """`values` (n * 128 fp32) minus `base` (as many, or none) into `scales` (n) and `codes` (n * 16 * bits).
 
@@ -88,7 +88,7 @@ def encode(values, base, scales, codes, bits):
     return -1
 
 
-@_compiled("void(f4[::1], u1[::1], f4[::1], i8)")
+@compiled("void(f4[::1], u1[::1], f4[::1], i8)")
 def decode(scales, codes, out, bits):
     """`scales` (n) and `codes` (n * 16 * bits) into `out` (n * 128 fp32)."""
     for block in range(len(scales)):
@@ -111,7 +111,7 @@ def decode(scales, codes, out, bits):
                 out[begin + 4 * i + 3] = np.float32((four >> 6) * 2 - 3) * half
 
 
-@_compiled("void(f4[::1], f4[::1], f4[::1], f4[::1])")
+@compiled("void(f4[::1], f4[::1], f4[::1], f4[::1])")
 def settle(change, said, anchor, weights):
     """Adds `change` to `anchor`, and to `weights` what of it this site has not `said` already; all flat fp32."""
     for i in range(len(change)):

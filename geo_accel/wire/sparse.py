@@ -9,13 +9,11 @@ from functools import lru_cache
 import torch
 
 from geo_accel.config import SPARSE_CHUNK
+from geo_accel.wire import largest
 from geo_accel.wire.quantised import Quantised
 
 # Of kept values. Fewer bits make room for more values, and what rounding loses is sent later, as if not kept.
 _VALUES = Quantised(4)
-
-# Groups must leave less than this share of a row to choose from, or they cost more time than they save.
-_WORTHWHILE = 0.6
 
 
 class TopK:
@@ -27,8 +25,8 @@ class TopK:
 
     A payload is, first for the whole chunks and then for a shorter one: the values as `Quantised(4)` encodes them,
     then their places, filled up to a multiple of 4 bytes. Two places take 3 bytes, the first in the lowest 12 bits; an
-    odd one has a 0 beside it. As bits, value j * bytes + i of a chunk of `bytes` bytes has bit j of byte i, and values
-    are sent in the order in which they stand.
+    odd one has a 0 beside it. As bits, value j * bytes + i of a chunk of `bytes` bytes has bit j of byte i. Values are
+    sent in the order in which they stand.
     """
 
     name = "topk"
@@ -53,7 +51,10 @@ class TopK:
         return out
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Flat uint8 payload into the flat fp32 tensor `out`, which is returned."""
+        """Flat uint8 payload into the flat fp32 tensor `out`, which is returned.
+
+        Raises ValueError, on the CPU, for a payload that no encoder has written.
+        """
         first = begin = 0
         for rows, width, kept in _parts(out.numel(), self.kept):
             last, end = first + rows * width, begin + _part_bytes(rows, width, kept)
@@ -136,82 +137,65 @@ def _part_bytes(rows: int, width: int, kept: int) -> int:
 def _encode_largest(values: torch.Tensor, kept: int, out: torch.Tensor) -> None:
     """`values` (rows, width) into `out`."""
     rows, width = values.shape
-    places = _largest(values, kept)
     start = _VALUES.encoded_bytes(rows * kept)
     size, as_bits = _place_bytes(rows, width, kept)
-    coded = out[start : start + size]
+    picked, places = values.new_empty(rows, kept), out[start : start + size]
     out[start + size :].zero_()
-    if as_bits:
-        sent = out.new_zeros(rows, 8, -(-width // 8))
-        sent.view(rows, -1).scatter_(1, places, 1)
-        # Only a single row is wider than its values, so that places in the padded rows are those in the values.
-        picked = values.view(-1).index_select(0, sent.view(-1).nonzero().view(-1))
-        target = coded.view(rows, -1).copy_(sent[:, 7])
-        for bit in range(6, -1, -1):
-            target.mul_(2).add_(sent[:, bit])
+    if values.device.type == "cpu":
+        largest.choose(values.numpy(), picked.numpy(), places.numpy(), as_bits)
     else:
-        picked = values.gather(1, places).view(-1)
-        flat = places.view(-1).to(torch.int32)
-        if flat.numel() % 2:
-            flat = torch.cat([flat, flat.new_zeros(1)])
-        one, other = flat[::2], flat[1::2]
-        triples = coded.view(-1, 3)
-        triples[:, 0] = one & 255
-        triples[:, 1] = (one >> 8) | ((other & 15) << 4)
-        triples[:, 2] = other >> 4
-    _VALUES.encode(picked, out[:start])
+        _choose_with_torch(values, picked, places, as_bits)
+    _VALUES.encode(picked.view(-1), out[:start])
 
 
 def _decode_largest(payload: torch.Tensor, kept: int, out: torch.Tensor) -> None:
     """`payload` into `out` (rows, width)."""
     rows, width = out.shape
     start = _VALUES.encoded_bytes(rows * kept)
-    values = _VALUES.decode(payload[:start], out.new_empty(rows * kept)).view(rows, kept)
+    picked = _VALUES.decode(payload[:start], out.new_empty(rows * kept))
     size, as_bits = _place_bytes(rows, width, kept)
-    coded = payload[start : start + size]
+    places = payload[start : start + size]
+    if out.device.type == "cpu":
+        if not largest.spread(picked.numpy(), places.numpy(), out.numpy(), as_bits):
+            raise ValueError(f"topk: a payload names a value beyond the {width} of its chunk.")
+    else:
+        _spread_with_torch(picked.view(rows, kept), places, out, as_bits)
+
+
+def _choose_with_torch(values: torch.Tensor, picked: torch.Tensor, places: torch.Tensor, as_bits: bool) -> None:
+    """As `largest.choose` for CPUs, to the same bits unless magnitudes are equal: any of them may be taken."""
+    rows, kept = picked.shape
+    chosen = values.abs().topk(kept, dim=1, sorted=False).indices.sort(dim=1).values
+    torch.gather(values, 1, chosen, out=picked)
+    if as_bits:
+        sent = places.new_zeros(rows, 8, places.numel() // rows)
+        sent.view(rows, -1).scatter_(1, chosen, 1)
+        target = places.view(rows, -1).copy_(sent[:, 7])
+        for bit in range(6, -1, -1):
+            target.mul_(2).add_(sent[:, bit])
+        return
+    flat = chosen.view(-1).to(torch.int32)
+    if flat.numel() % 2:
+        flat = torch.cat([flat, flat.new_zeros(1)])
+    one, other = flat[::2], flat[1::2]
+    triples = places.view(-1, 3)
+    triples[:, 0] = one & 255
+    triples[:, 1] = (one >> 8) | ((other & 15) << 4)
+    triples[:, 2] = other >> 4
+
+
+def _spread_with_torch(picked: torch.Tensor, places: torch.Tensor, out: torch.Tensor, as_bits: bool) -> None:
+    """As `largest.spread` for CPUs, to the same bits."""
+    rows, kept = picked.shape
     out.zero_()
     if as_bits:
-        coded = coded.view(rows, -1)
+        coded = places.view(rows, -1)
         sent = coded.new_empty(rows, 8, coded.shape[1])
         for bit in range(8):
             torch.bitwise_and(coded, 1 << bit, out=sent[:, bit])
-        out.masked_scatter_(sent.view(rows, -1)[:, :width] != 0, values)
+        out.masked_scatter_(sent.view(rows, -1)[:, : out.shape[1]] != 0, picked)
         return
-    triples = coded.view(-1, 3).to(torch.int64)
+    triples = places.view(-1, 3).to(torch.int64)
     one = triples[:, 0] | ((triples[:, 1] & 15) << 8)
     other = (triples[:, 1] >> 4) | (triples[:, 2] << 4)
-    places = torch.stack([one, other], dim=1).view(-1)[: rows * kept].view(rows, kept)
-    out.scatter_(1, places, values)
-
-
-def _largest(values: torch.Tensor, kept: int) -> torch.Tensor:
-    """Where the `kept` largest magnitudes of each row of `values` (rows, width) are, in any order: (rows, kept).
-
-    The largest values are in the groups with the largest maxima, apart from ties, so no more groups than values are
-    kept have to be searched. Maxima are cheap, and choosing from less than the whole row takes less time.
-    """
-    rows, width = values.shape
-    if kept == width:
-        return torch.arange(width, device=values.device).expand(rows, width)
-    size = _group_size(width, kept)
-    if size == 1:
-        return values.abs().topk(kept, dim=1, sorted=False).indices
-    count = width // size
-    groups = values.view(rows, size, count)
-    highest = torch.maximum(groups.amax(1), groups.amin(1).neg_())
-    chosen = highest.topk(kept, dim=1, sorted=False).indices
-    members = torch.arange(0, width, count, device=values.device)
-    places = (chosen[:, None, :] + members[:, None]).view(rows, size * kept)
-    best = values.gather(1, places).abs_().topk(kept, dim=1, sorted=False).indices
-    return places.gather(1, best)
-
-
-@lru_cache(maxsize=64)
-def _group_size(width: int, kept: int) -> int:
-    """Values per group with which a choice has the fewest maxima and values to look at; 1 for no groups."""
-    looked_at = {1: _WORTHWHILE * width}
-    size = 2
-    while width % size == 0 and width // size >= kept:
-        looked_at[size] = width // size + size * kept
-        size *= 2
-    return min(looked_at, key=looked_at.__getitem__)
+    out.scatter_(1, torch.stack([one, other], dim=1).view(-1)[: rows * kept].view(rows, kept), picked)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geo_accel.config import SPARSE_CHUNK as CHUNK
+from geo_accel.wire import largest
 from geo_accel.wire.codec import get_codec
-from geo_accel.wire.sparse import RandK, TopK
+from geo_accel.wire.sparse import RandK, TopK, _choose_with_torch, _parts, _place_bytes, _spread_with_torch
 
 INT4 = 1 / 14 + 1e-6
 """How far what was sent is off, as a share of the largest of its block."""
@@ -86,6 +87,33 @@ def test_every_place_arrives_in_both_forms(kept):
         values[place] = 1.0
         expected = values.clone()
         assert torch.allclose(round_trip(codec, values), expected, atol=1e-6)
+
+
+@given(st.integers(1, 4096), st.integers(1, 9000), st.integers(0, 2**32))
+def test_topk_is_the_same_with_torch(kept, numel, seed):
+    """What accelerators run, here on the CPU: the same bits both ways where no two magnitudes are equal."""
+    for rows, width, most in _parts(numel, kept):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(rows, width, generator=generator).argsort(dim=1) + 1.0
+        values = order * (torch.randint(0, 2, (rows, width), generator=generator) * 2 - 1)
+        size, as_bits = _place_bytes(rows, width, most)
+        here, there = torch.empty(rows, most), torch.empty(rows, most)
+        places, with_torch = torch.empty(size, dtype=torch.uint8), torch.full((size,), 255, dtype=torch.uint8)
+        largest.choose(values.numpy(), here.numpy(), places.numpy(), as_bits)
+        _choose_with_torch(values, there, with_torch, as_bits)
+        assert torch.equal(here, there) and torch.equal(places, with_torch)
+        one, other = torch.full_like(values, torch.nan), torch.full_like(values, torch.nan)
+        assert largest.spread(here.view(-1).numpy(), places.numpy(), one.numpy(), as_bits)
+        _spread_with_torch(there, with_torch, other, as_bits)
+        assert torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+def test_a_place_beyond_a_shorter_chunk_is_refused():
+    codec = get_codec("topk", 1)
+    payload = codec.encode(torch.ones(100), torch.empty(codec.encoded_bytes(100), dtype=torch.uint8))
+    payload[68:70] = 255
+    with pytest.raises(ValueError, match="topk: a payload names a value beyond the 100 of its chunk"):
+        codec.decode(payload, torch.empty(100))
 
 
 def test_topk_of_nothing_but_zeros_is_zeros():
