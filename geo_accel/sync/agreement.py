@@ -64,7 +64,7 @@ def agree(
     weights: Weights,
     anchor: torch.Tensor,
     ranges: Sequence[tuple[int, int]],
-    outer: Callable[[torch.Tensor, int, int], torch.Tensor],
+    outer: Callable[[torch.Tensor, int, int], torch.Tensor] | None,
     *,
     replaces: bool,
     residual: torch.Tensor | None = None,
@@ -72,10 +72,10 @@ def agree(
     """One round, in the three parts of an exchange: what this site says, sending and hearing, and its application.
 
     `weights` are the elements of `anchor` in `ranges`. With `replaces` the agreed values take their place, else
-    something is added to them. `outer(agreed, lo, hi)` is the change of anchor elements [lo, hi). `residual`, as long
-    as the anchor, is what earlier rounds have not sent, if they kept it apart; it joins what is said. What is not sent
-    this time stays in the weights, goes there, or is lost, as the averaging's rule says; only where it stays in the
-    weights may these have moved before the last part.
+    something is added to them. `outer(agreed, lo, hi)` is the change of anchor elements [lo, hi); None where that is
+    what was agreed. `residual`, as long as the anchor, is what earlier rounds have not sent, if they kept it apart; it
+    joins what is said. What is not sent this time stays in the weights, goes there, or is lost, as the averaging's
+    rule says; only where it stays in the weights may these have moved before the last part.
 
     Raises NotFiniteError, in its first part, before anything that is not finite is sent.
     """
@@ -131,18 +131,32 @@ class _Books:
 
     def settle(self, part: Agreement) -> None:
         """Moves the anchor, and hands over what the weights change by."""
+        decoded = None
         for inside, start, stop in self._parts(part.lo, part.hi):
-            change, said = self._outer(part.mean[inside], start, stop), part.said[inside]
             waiting = None if self._residual is None else self._residual[start:stop]
-            lo = part.lo + inside.start
-            if self._rule == "weights" and waiting is None and not self._replaces:
-                stretches = list(self._weights.stretches(lo, lo + stop - start))
-                if sum(len(values) for _, values in stretches) == stop - start:
-                    self._settle_in_place(change, said, self._anchor[start:stop], stretches)
-                    continue
+            lo, anchor = part.lo + inside.start, self._anchor[start:stop]
+            stretches = self._all_stretches(lo, stop - start) if waiting is None else None
+            if stretches and part.coded is not None and self._outer is None:
+                for at, values in stretches:
+                    part.coded.settle(inside.start + at, anchor[at : at + len(values)], values)
+                continue
+            said, mean = decoded = decoded or part.decode()
+            said, change = said[inside], mean[inside]
+            if self._outer is not None:
+                change = self._outer(change, start, stop)
+            if stretches:
+                self._settle_in_place(change, said, anchor, stretches)
+                continue
             outcome = self._outcome(change, said, lo, start, stop, waiting)
-            old = self._anchor[start:stop].add_(change)
-            self._weights.write(lo, old if self._replaces else outcome)
+            anchor.add_(change)
+            self._weights.write(lo, anchor if self._replaces else outcome)
+
+    def _all_stretches(self, lo: int, length: int) -> list[tuple[int, torch.Tensor]] | None:
+        """The weights themselves from element `lo` on, where all that is agreed may be added to where it belongs."""
+        if self._rule != "weights" or self._replaces:
+            return None
+        stretches = list(self._weights.stretches(lo, lo + length))
+        return stretches if sum(len(values) for _, values in stretches) == length else None
 
     def _settle_in_place(self, change, said, anchor, stretches) -> None:
         change, said, anchor = change.numpy(), said.numpy(), anchor.numpy()

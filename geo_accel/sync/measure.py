@@ -206,13 +206,8 @@ class _Trial:
         transport = _Loopback(self._topology)
         # Weights that are not finite are named by the first round that counts.
         with suppress(NotFiniteError):
-            for _ in agree(transport, self._terms, weights, self._anchor, whole, _mean, replaces=False):
+            for _ in agree(transport, self._terms, weights, self._anchor, whole, None, replaces=False):
                 pass
-
-
-def _mean(agreed: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
-    """The outer step that is none."""
-    return agreed
 
 
 def measure_handling(

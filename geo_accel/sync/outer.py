@@ -20,8 +20,6 @@ class OuterStep:
 
     def step(self, outer: Outer, agreed: torch.Tensor, lo: int, hi: int) -> torch.Tensor:
         """The change of anchor elements [lo, hi) for what was `agreed` (flat fp32), the same bits on every site."""
-        if outer == Outer():
-            return agreed
         if outer.momentum == 0:
             return agreed.mul(outer.lr)
         if self.velocity is None:

@@ -251,7 +251,7 @@ class Rounds:
                 weights,
                 self.anchor,
                 selection.ranges,
-                lambda agreed, lo, hi: self.outer.step(outer, agreed, lo, hi),
+                None if outer == Outer() else lambda agreed, lo, hi: self.outer.step(outer, agreed, lo, hi),
                 replaces=replaces,
                 residual=self.residual,
             )
@@ -276,7 +276,7 @@ class Rounds:
                 codec.encode(flat[lo:hi], out)
 
             for part in filter(None, EXCHANGES["direct"](self._transport, terms, len(flat), say)):
-                flat[part.lo : part.hi] = part.mean
+                flat[part.lo : part.hi] = part.decode()[1]
         self._transport.broadcast_in_site(flat)
         for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))

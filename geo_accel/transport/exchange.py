@@ -21,7 +21,9 @@ from geo_accel.config import SPARSE_CHUNK
 from geo_accel.plan.averaging import Averaging
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.wire.codec import Codec, get_codec
+from geo_accel.wire.kernels import settle_coded
 from geo_accel.wire.overlap import add_up, weigh
+from geo_accel.wire.quantised import Quantised
 
 CHUNK = 512 * 1024
 """Values that are encoded together; a payload is its chunks' encodings, one after the other."""
@@ -44,16 +46,43 @@ class Scratch:
         return buffer[:numel]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """An agreement as it came over the wire: the mean of payloads that one quantised codec has written."""
+
+    bits: int
+    heard: torch.Tensor
+    """The payloads of `sites` sites, in their order, flat uint8; each begins `stride` bytes after the one before."""
+    sites: int
+    stride: int
+    said: torch.Tensor
+    """This site's own, flat uint8."""
+
+    def settle(self, at: int, anchor: torch.Tensor, weights: torch.Tensor) -> None:
+        """Adds the mean of elements from `at` on to `anchor`, and to `weights` what of it was not said; flat fp32."""
+        settle_coded(
+            self.heard.numpy(),
+            self.sites,
+            self.stride,
+            self.said.numpy(),
+            self.bits,
+            at,
+            anchor.numpy(),
+            weights.numpy(),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was agreed on values [lo, hi): flat fp32, valid until the next one is asked for, free to overwrite."""
+    """What was agreed on values [lo, hi), valid until the next one is asked for."""
 
     lo: int
     hi: int
-    said: torch.Tensor
-    """What this site has told the others (`c` in DESIGN 3)."""
-    mean: torch.Tensor
-    """The average over sites (`D`), the same bits everywhere."""
+    decode: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    """What this site has told the others (`c` in DESIGN 3) and the average over sites (`D`), the same bits everywhere:
+    flat fp32, free to overwrite. To be called once."""
+    coded: Coded | None = None
+    """The same, not decoded yet, where that is all there is to it."""
 
 
 Course = Iterator[Agreement | None]
@@ -73,6 +102,11 @@ class Terms:
     def codec(self, site: int) -> Codec:
         """What site number `site` encodes with."""
         return get_codec(self.averaging.codec, self.averaging.kept[site] if self.averaging.kept else 0, self.seed)
+
+    @property
+    def plain_mean(self) -> bool:
+        """Whether all sites count alike, whatever they have sent."""
+        return not self.averaging.threshold and not self.averaging.coefficients
 
     def answer_codec(self) -> Codec:
         """What a hub's answer is encoded with: room for everything that any site kept, or for every value."""
@@ -131,30 +165,38 @@ def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cours
     me, peers = transport.topology.rank, transport.peers
     codecs = [terms.codec(site) for site in range(len(peers))]
     mine = peers.index(me)
-    payload = _encode(terms, codecs[mine], 0, size, say, "payload")
+    sizes = [_encoded_bytes(codec, 0, size) for codec in codecs]
+    together = terms.scratch("payloads", sum(sizes), torch.uint8)
+    payloads = together.split(sizes)
+    _encode(codecs[mine], 0, size, say, payloads[mine])
     yield None
-    payloads = {
-        peer: terms.scratch(f"received {peer}", _encoded_bytes(codec, 0, size), torch.uint8)
-        for peer, codec in zip(peers, codecs, strict=True)
-        if peer != me
-    }
-    transport.swap(dict.fromkeys(payloads, payload), payloads)
-    payloads[me] = payload
+    received = {peer: payload for peer, payload in zip(peers, payloads, strict=True) if peer != me}
+    transport.swap(dict.fromkeys(received, payloads[mine]), received)
     yield None
     chunks = [list(_chunks(codec, 0, size)) for codec in codecs]
     for parts in zip(*chunks, strict=True):
         lo, hi, first, last = parts[mine]
-        said = codecs[mine].decode(payload[first:last], terms.scratch("said", hi - lo))
+        own = payloads[mine][first:last]
 
-        def heard(site: int, room: torch.Tensor, parts=parts, said=said) -> torch.Tensor:
-            if site == mine:
-                return said
-            _, _, first, last = parts[site]
-            return codecs[site].decode(payloads[peers[site]][first:last], room)
+        def decode(parts=parts, own=own, length=hi - lo) -> tuple[torch.Tensor, torch.Tensor]:
+            said = codecs[mine].decode(own, terms.scratch("said", length))
 
-        mean = terms.scratch("mean", hi - lo)
-        terms.average(heard, len(peers), mean)
-        yield Agreement(lo, hi, said, mean)
+            def heard(site: int, room: torch.Tensor) -> torch.Tensor:
+                if site == mine:
+                    return said
+                _, _, first, last = parts[site]
+                return codecs[site].decode(payloads[site][first:last], room)
+
+            mean = terms.scratch("mean", length)
+            terms.average(heard, len(peers), mean)
+            return said, mean
+
+        coded = None
+        if isinstance(codecs[mine], Quantised) and terms.plain_mean:
+            coded = Coded(
+                bits=codecs[mine].bits, heard=together[first:], sites=len(peers), stride=sizes[mine], said=own
+            )
+        yield Agreement(lo, hi, decode, coded)
 
 
 def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
@@ -166,7 +208,8 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     me, peers = transport.topology.rank, transport.peers
     mine, center = peers.index(me), peers[terms.averaging.hub]
     codec, answering = terms.codec(mine), terms.answer_codec()
-    payload = _encode(terms, codec, 0, size, say, "payload")
+    payload = terms.scratch("payload", _encoded_bytes(codec, 0, size), torch.uint8)
+    _encode(codec, 0, size, say, payload)
     yield None
     answer = terms.scratch("answer", _encoded_bytes(answering, 0, size), torch.uint8)
     lost = None
@@ -200,11 +243,15 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     for (lo, hi, first, last), (_, _, begin, end) in zip(
         _chunks(codec, 0, size), _chunks(answering, 0, size), strict=True
     ):
-        mean = answering.decode(answer[begin:end], terms.scratch("mean", hi - lo))
-        said = codec.decode(payload[first:last], terms.scratch("said", hi - lo))
-        if lost is not None and not codec.lossless:
-            said.sub_(lost[lo:hi], alpha=terms.owed(mine, len(peers)))
-        yield Agreement(lo, hi, said, mean)
+
+        def decode(lo=lo, hi=hi, own=payload[first:last], agreed=answer[begin:end]):
+            mean = answering.decode(agreed, terms.scratch("mean", hi - lo))
+            said = codec.decode(own, terms.scratch("said", hi - lo))
+            if lost is not None and not codec.lossless:
+                said.sub_(lost[lo:hi], alpha=terms.owed(mine, len(peers)))
+            return said, mean
+
+        yield Agreement(lo, hi, decode)
 
 
 def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
@@ -217,7 +264,9 @@ def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cou
     shares = dict(zip(peers, _shares(size, len(peers), codec.block), strict=True))
     first, last = shares[me]
     nbytes = {peer: _encoded_bytes(codec, lo, hi) for peer, (lo, hi) in shares.items()}
-    payloads = {p: _encode(terms, codec, lo, hi, say, f"payload {p}") for p, (lo, hi) in shares.items()}
+    payloads = {p: scratch(f"payload {p}", nbytes[p], torch.uint8) for p in peers}
+    for p, share in shares.items():
+        _encode(codec, *share, say, payloads[p])
     yield None
     received = {p: scratch(f"received {p}", nbytes[me], torch.uint8) for p in peers if p != me}
     transport.swap({p: payload for p, payload in payloads.items() if p != me}, received)
@@ -239,20 +288,26 @@ def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cou
 
     for peer, share in shares.items():
         for lo, hi, begin, end in _chunks(codec, *share):
-            mean = codec.decode(answers[peer][begin:end], scratch("mean", hi - lo))
-            said = codec.decode(payloads[peer][begin:end], scratch("said", hi - lo))
-            if peer == me and not codec.lossless:
-                lost = average[lo - first : hi - first].sub_(mean)
-                said.sub_(lost, alpha=terms.owed(peers.index(me), len(peers)))
-            yield Agreement(lo, hi, said, mean)
+            own, agreed = payloads[peer][begin:end], answers[peer][begin:end]
+
+            def decode(peer=peer, lo=lo, hi=hi, own=own, agreed=agreed) -> tuple[torch.Tensor, torch.Tensor]:
+                mean = codec.decode(agreed, scratch("mean", hi - lo))
+                said = codec.decode(own, scratch("said", hi - lo))
+                if peer == me and not codec.lossless:
+                    lost = average[lo - first : hi - first].sub_(mean)
+                    said.sub_(lost, alpha=terms.owed(peers.index(me), len(peers)))
+                return said, mean
+
+            coded = None
+            if isinstance(codec, Quantised) and peer != me:
+                coded = Coded(bits=codec.bits, heard=agreed, sites=1, stride=0, said=own)
+            yield Agreement(lo, hi, decode, coded)
 
 
-def _encode(terms: Terms, codec: Codec, lo: int, hi: int, say: Say, name: str) -> torch.Tensor:
-    """The payload of values [lo, hi), in the buffer `name`."""
-    payload = terms.scratch(name, _encoded_bytes(codec, lo, hi), torch.uint8)
+def _encode(codec: Codec, lo: int, hi: int, say: Say, payload: torch.Tensor) -> None:
+    """Values [lo, hi) into `payload`, flat uint8 of exactly their size."""
     for first, last, begin, end in _chunks(codec, lo, hi):
         say(codec, first, last, payload[begin:end])
-    return payload
 
 
 def _chunks(codec: Codec, lo: int, hi: int) -> Iterator[tuple[int, int, int, int]]:

@@ -88,27 +88,66 @@ def encode(values, base, scales, codes, bits):
     return -1
 
 
+@njit(nogil=True, error_model="numpy", inline="always")
+def _decode_block(scale, codes, bits, out):
+    """A block's codes into its 128 values."""
+    if bits == 8:
+        for i in range(BLOCK):
+            out[i] = np.float32(np.int8(codes[i])) * scale
+    elif bits == 4:
+        for i in range(BLOCK // 2):
+            pair = codes[i]
+            out[2 * i] = np.float32(np.int32(pair & 15) - 8) * scale
+            out[2 * i + 1] = np.float32(np.int32(pair >> 4) - 8) * scale
+    else:
+        half = scale * _HALF
+        for i in range(BLOCK // 4):
+            four = np.int32(codes[i])
+            out[4 * i] = np.float32((four & 3) * 2 - 3) * half
+            out[4 * i + 1] = np.float32((four >> 2 & 3) * 2 - 3) * half
+            out[4 * i + 2] = np.float32((four >> 4 & 3) * 2 - 3) * half
+            out[4 * i + 3] = np.float32((four >> 6) * 2 - 3) * half
+
+
 @compiled("void(f4[::1], u1[::1], f4[::1], i8)")
 def decode(scales, codes, out, bits):
     """`scales` (n) and `codes` (n * 16 * bits) into `out` (n * 128 fp32)."""
+    width = BLOCK // 8 * bits
     for block in range(len(scales)):
-        begin, scale = block * BLOCK, scales[block]
-        if bits == 8:
+        own = codes[block * width : (block + 1) * width]
+        _decode_block(scales[block], own, bits, out[block * BLOCK : (block + 1) * BLOCK])
+
+
+@compiled("void(u1[::1], i8, i8, u1[::1], i8, i8, f4[::1], f4[::1])")
+def settle_coded(heard, sites, stride, said, bits, at, anchor, weights):
+    """`decode` of what was heard, its mean and `settle` in one pass, to the same bits as one after the other.
+
+    `heard` has the payloads of `sites` sites, `stride` bytes apart, which are as long as `said`, this site's own; all
+    lengths are multiples of 4. `anchor` and `weights` (n fp32) are elements `at` to `at` + n of the payloads'.
+    """
+    width = BLOCK // 8 * bits
+    blocks = len(said) // (4 + width)
+    count, length = np.float32(sites), len(anchor)
+    scales, own_scales = heard.view(np.float32), said.view(np.float32)
+    mean, mine, other = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    for block in range(at // BLOCK, (at + length + BLOCK - 1) // BLOCK):
+        first = 4 * blocks + block * width
+        _decode_block(own_scales[block], said[first : first + width], bits, mine)
+        _decode_block(scales[block], heard[first : first + width], bits, mean)
+        for site in range(1, sites):
+            codes = heard[site * stride + first : site * stride + first + width]
+            _decode_block(scales[site * stride // 4 + block], codes, bits, other)
             for i in range(BLOCK):
-                out[begin + i] = np.float32(np.int8(codes[begin + i])) * scale
-        elif bits == 4:
-            for i in range(BLOCK // 2):
-                pair = codes[block * (BLOCK // 2) + i]
-                out[begin + 2 * i] = np.float32(np.int32(pair & 15) - 8) * scale
-                out[begin + 2 * i + 1] = np.float32(np.int32(pair >> 4) - 8) * scale
-        else:
-            half = scale * _HALF
-            for i in range(BLOCK // 4):
-                four = np.int32(codes[block * (BLOCK // 4) + i])
-                out[begin + 4 * i] = np.float32((four & 3) * 2 - 3) * half
-                out[begin + 4 * i + 1] = np.float32((four >> 2 & 3) * 2 - 3) * half
-                out[begin + 4 * i + 2] = np.float32((four >> 4 & 3) * 2 - 3) * half
-                out[begin + 4 * i + 3] = np.float32((four >> 6) * 2 - 3) * half
+                mean[i] += other[i]
+        # In slices, because where an index might be negative, numba asks at every element, one by one.
+        begin = block * BLOCK - at
+        skipped, stop = max(0, -begin), min(BLOCK, length - begin)
+        own_anchor, own_weights = anchor[begin + skipped : begin + stop], weights[begin + skipped : begin + stop]
+        own_mean, own_said = mean[skipped:stop], mine[skipped:stop]
+        for i in range(stop - skipped):
+            change = own_mean[i] / count
+            own_anchor[i] += change
+            own_weights[i] += change - own_said[i]
 
 
 @compiled("void(f4[::1], f4[::1], f4[::1], f4[::1])")

@@ -31,7 +31,7 @@ class Quantised:
 
     def __init__(self, bits: int) -> None:
         self.name = f"int{bits}"
-        self._bits = bits
+        self.bits = bits
         self._width = BLOCK * bits // 8
 
     def encoded_bytes(self, numel: int) -> int:
@@ -74,13 +74,13 @@ class Quantised:
             base[: whole * BLOCK],
             scales[first : first + whole],
             codes[first * self._width : (first + whole) * self._width],
-            self._bits,
+            self.bits,
         )
         if bad < 0 and whole * BLOCK < len(values):
             rest = np.zeros(BLOCK, np.float32)
             rest[: len(values) % BLOCK] = values[whole * BLOCK :]
             rest[: len(base) % BLOCK] -= base[whole * BLOCK :]
-            bad = kernels.encode(rest, _NOTHING, scales[-1:], codes[-self._width :], self._bits)
+            bad = kernels.encode(rest, _NOTHING, scales[-1:], codes[-self._width :], self.bits)
             bad = whole if bad == 0 else -1
         if bad < 0:
             return None
@@ -106,10 +106,10 @@ class Quantised:
     def _decode_on_cpu(self, payload: torch.Tensor, out: np.ndarray) -> None:
         scales, codes = self._arrays(payload)
         whole = len(out) // BLOCK
-        kernels.decode(scales[:whole], codes[: whole * self._width], out[: whole * BLOCK], self._bits)
+        kernels.decode(scales[:whole], codes[: whole * self._width], out[: whole * BLOCK], self.bits)
         if whole < len(scales):
             rest = np.zeros(BLOCK, np.float32)
-            kernels.decode(scales[whole:], codes[whole * self._width :], rest, self._bits)
+            kernels.decode(scales[whole:], codes[whole * self._width :], rest, self.bits)
             out[whole * BLOCK :] = rest[: len(out) % BLOCK]
 
     def _arrays(self, payload: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -128,17 +128,17 @@ class Quantised:
         torch.amax(values, 1, out=scales)
         torch.maximum(scales, values.amin(1).neg_(), out=scales)
         # By a tensor: by a number, an accelerator multiplies with its reciprocal and rounds otherwise than a CPU does.
-        scales.clamp_(max=LARGEST).div_(scales.new_tensor(STEPS[self._bits]))
+        scales.clamp_(max=LARGEST).div_(scales.new_tensor(STEPS[self.bits]))
         scales.masked_fill_(scales < LEAST_SCALE, 0.0)
         # Divided by, because the reciprocals of the largest scales are subnormal.
         divisors = scales.masked_fill(scales == 0, math.inf).unsqueeze_(1)
-        if self._bits == 2:
+        if self.bits == 2:
             quotients = values.div(divisors.mul_(STRETCH)).floor_()  # intervals from -2 to 1
         else:
             quotients = values.div(divisors).round_()
         # Floats convert to int8 four times as fast as to uint8.
         levels = quotients.to(torch.int8).view(torch.uint8)
-        if self._bits == 8:
+        if self.bits == 8:
             codes.copy_(levels)
         else:
             self._pack(levels, codes)
@@ -149,7 +149,7 @@ class Quantised:
         Neighbours are taken as one whole number: one product brings all their bits side by side into its highest byte,
         and nothing below overlaps, so that no carry gets there. All is contiguous and needs no strides.
         """
-        if self._bits == 4:
+        if self.bits == 4:
             pairs = levels.add_(8).view(torch.int16)
             pairs.mul_(1 << 8 | 1 << 4).bitwise_right_shift_(8)
             codes.copy_(pairs)
@@ -161,16 +161,16 @@ class Quantised:
     def _decode_with_torch(self, scales: torch.Tensor, codes: torch.Tensor, out: torch.Tensor) -> None:
         """`scales` (blocks) and `codes` (blocks, bytes) into `out` (blocks, 128)."""
         factors = scales.unsqueeze(1)
-        if self._bits == 2:
+        if self.bits == 2:
             # Levels are odd halves; twice a level is a whole number, and half a scale is exact.
             factors = factors * 0.5
-        levels = codes if self._bits == 8 else self._unpack(codes)
+        levels = codes if self.bits == 8 else self._unpack(codes)
         out.copy_(levels.view(torch.int8)).mul_(factors)
 
     def _unpack(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes into the levels of 4 bits, or twice those of 2 bits: bytes, modulo 256."""
         levels = codes.new_empty(len(codes), BLOCK)
-        if self._bits == 4:
+        if self.bits == 4:
             pairs = levels.view(torch.int16).copy_(codes)
             pairs.bitwise_or_(pairs << 4).bitwise_and_(0x0F0F)
             return levels.sub_(8)

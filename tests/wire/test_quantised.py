@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geo_accel.wire import kernels
 from geo_accel.wire.quantised import BLOCK, Quantised
 
 
@@ -100,6 +101,43 @@ def test_an_accelerators_operations_give_the_same_bits_as_the_cpus_loops(bits, n
     codec.decode(payload, here.view(-1))
     codec._decode_with_torch(scales, codes, there)
     assert torch.equal(here.view(torch.int32), there.view(torch.int32))
+
+
+@given(
+    st.sampled_from([8, 4, 2]),
+    st.integers(1, 5),
+    st.integers(1, 1000),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 2**32),
+)
+def test_settling_what_was_heard_in_one_pass_gives_the_same_bits(bits, sites, numel, first, last, seed):
+    """As decoding, averaging in the order of sites, and settling one after the other."""
+    codec, generator = Quantised(bits), torch.Generator().manual_seed(seed)
+    size, begin = codec.encoded_bytes(numel), 4 * (seed % 3)
+    at, end = sorted((int(first * numel), int(last * numel)))
+    heard = torch.empty(sites, begin + size, dtype=torch.uint8)
+    for payload in heard:
+        codec.encode(torch.randn(numel, generator=generator), payload[begin:])
+    decoded = [codec.decode(payload[begin:].clone(), torch.empty(numel)) for payload in heard]
+    mine = seed % sites
+    mean = decoded[0].clone()
+    for other in decoded[1:]:
+        mean += other
+    mean /= sites
+    anchor, weights = (torch.randn(end - at, generator=generator) for _ in range(2))
+    expected = anchor + mean[at:end], weights + (mean - decoded[mine])[at:end]
+    kernels.settle_coded(
+        heard.view(-1)[begin:].numpy(),
+        sites,
+        begin + size,
+        heard[mine, begin:].numpy(),
+        bits,
+        at,
+        anchor.numpy(),
+        weights.numpy(),
+    )
+    assert torch.equal(anchor, expected[0]) and torch.equal(weights, expected[1])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
