@@ -43,7 +43,7 @@ def rounds_on(transport, net, rule, outer, pieces, snapshots, replaces=False):
             weights,
             anchor,
             selection.ranges,
-            lambda agreed, lo, hi: step.step(outer, agreed, lo, hi),
+            None if outer == Outer() else lambda agreed, lo, hi: step.step(outer, agreed, lo, hi),
             replaces=replaces,
         )
         next(course)
