@@ -43,7 +43,11 @@ def choose_plan(
         averaging = maker.sending.averaging(request.codec, request.period)
         return maker.plan(request.period, delay, averaging, request.period, "as configured")
     assert profile is not None
-    best = min((candidate for codec in request.codecs for candidate in maker.candidates(codec)), key=_order)
+    best = None
+    for bound, codec in sorted((maker.least_penalty(codec), codec) for codec in request.codecs):
+        # Running plans are reviewed while training goes on and waits: what cannot be chosen is not looked at.
+        if best is None or not best.within_budget or _rounded(bound) <= _rounded(best.penalty):
+            best = min(filter(None, (best, *maker.candidates(codec))), key=_order)
     return replace(best.plan, reason=_reason(best.plan, profile, timeline(best.plan, profile, sites)))
 
 
@@ -63,9 +67,13 @@ def _reason(plan: Plan, profile: Profile, course: Timeline) -> str:
 def _order(candidate: "_Candidate") -> tuple:
     """Within the budget by penalty, then the smallest period and delay and the most bits; beyond it by cost."""
     plan = candidate.plan
-    # Beyond a hundredth of a percent of loss or of a step, figures are noise.
-    penalty = (round(candidate.penalty, 4), plan.period, plan.delay, -bytes_per_value(plan.averaging))
+    penalty = (_rounded(candidate.penalty), plan.period, plan.delay, -bytes_per_value(plan.averaging))
     return (0, *penalty) if candidate.within_budget else (1, round(candidate.share, 2), *penalty)
+
+
+def _rounded(penalty: float) -> float:
+    """Beyond a hundredth of a percent of loss, figures are noise."""
+    return round(penalty, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +96,11 @@ class _Candidate:
     @property
     def within_budget(self) -> bool:
         return self.share <= BUDGET[self.plan.mode]
+
+
+def _longer(period: int) -> int:
+    """The next one to try."""
+    return min(LONGEST_PERIOD, max(period + 1, int(period * 1.1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +145,11 @@ class _Maker:
     def candidates(self, codec: str) -> Iterator[_Candidate]:
         """For one codec: the smallest period within the budget, with the smallest delay; else the cheapest found.
 
-        Longer periods follow where they are expected to cost less loss, as an outer step may have it.
+        Longer periods follow where they may cost less loss: with an outer step, or with more values of a sparse codec.
         """
         careful = self._careful()
         first = None
-        period = self.request.period if self.request.period != "auto" else self._least_period(codec, careful)
+        period = self._first_period(codec)
         while True:
             for candidate in self._with_delays(codec, period, careful):
                 yield candidate
@@ -145,12 +158,26 @@ class _Maker:
                     break
             if first is not None or self.request.period != "auto" or period >= LONGEST_PERIOD:
                 break
-            period = min(LONGEST_PERIOD, max(period + 1, int(period * 1.1)))
+            period = _longer(period)
         if first is None or self.request.period != "auto" or self.request.outer != "auto":
             return
         for longer in (2 * period, 4 * period, 8 * period):
-            if longer <= LONGEST_PERIOD:
+            gains = codec in SPARSE_CODECS or self._outer(longer) != Outer()
+            if longer <= LONGEST_PERIOD and gains:
                 yield from self._with_delays(codec, longer, careful)
+
+    def least_penalty(self, codec: str) -> float:
+        """No candidate of `codec` is expected to cost less loss."""
+        kept = () if codec not in SPARSE_CODECS else (SPARSE_CHUNK,) * self.sites
+        averaging, table, period = Averaging(codec=codec, kept=kept), penalties(), self._first_period(codec)
+        periods = [period]
+        while self.request.period == "auto" and periods[-1] < LONGEST_PERIOD:
+            periods.append(_longer(periods[-1]))
+        return min(table.expected(one, 1, averaging, self._outer(one), self.sites) for one in periods)
+
+    def _first_period(self, codec: str) -> int:
+        fixed = self.request.period
+        return fixed if fixed != "auto" else self._least_period(codec, self._careful())
 
     def _with_delays(self, codec: str, period: int, careful: Profile) -> Iterator[_Candidate]:
         averaging = self.sending.averaging(codec, period, careful)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from geo_accel.config import CODECS
 from geo_accel.plan.averaging import Outer
 from geo_accel.plan.choose import FILL, LONGEST_PERIOD, choose_plan
+from geo_accel.plan.penalty import penalties
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.link import Link
@@ -135,3 +136,17 @@ def test_nothing_is_measured_where_nothing_is_open(mode):
     assert request(mode=mode, codec="bf16", delay=1).needs_measurement
     assert request(mode="backward", period=2, codec="bf16").needs_measurement  # dreamddp asks for times
     assert not request(mode="backward", schedule="equal", period=2, codec="bf16").needs_measurement
+
+
+@pytest.mark.parametrize("sites", [2, 4])
+@pytest.mark.parametrize("mbps", [1, 20, 100, 1000, 10_000])
+@pytest.mark.parametrize("training_s", [0.0, 5e-9, 5e-8])
+def test_auto_takes_the_best_of_all_codecs_though_it_does_not_look_at_all(sites, mbps, training_s):
+    def penalty(plan):
+        return round(penalties().expected(plan.period, plan.delay, plan.averaging, plan.outer, sites), 4)
+
+    auto = choose(mbps, sites, training_s=training_s)
+    fixed = [choose(mbps, sites, training_s=training_s, codec=codec) for codec in CODECS if codec != "randk"]
+    own = profile(mbps * FILL, training_s=training_s, sites=sites)
+    within = [p for p in fixed if timeline(p, own, sites).step_s <= (1 + BUDGET["stream"]) * own.compute_s]
+    assert penalty(auto) == min(map(penalty, within or fixed))
