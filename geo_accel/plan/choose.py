@@ -44,10 +44,11 @@ def choose_plan(
         return maker.plan(request.period, delay, averaging, request.period, "as configured")
     assert profile is not None
     best = None
-    for bound, codec in sorted((maker.least_penalty(codec), codec) for codec in request.codecs):
+    first = {codec: maker.first_period(codec) for codec in request.codecs}
+    for bound, codec in sorted((maker.least_penalty(codec, first[codec]), codec) for codec in request.codecs):
         # Running plans are reviewed while training goes on and waits: what cannot be chosen is not looked at.
         if best is None or not best.within_budget or _rounded(bound) <= _rounded(best.penalty):
-            best = min(filter(None, (best, *maker.candidates(codec))), key=_order)
+            best = min(filter(None, (best, *maker.candidates(codec, first[codec]))), key=_order)
     return replace(best.plan, reason=_reason(best.plan, profile, timeline(best.plan, profile, sites)))
 
 
@@ -142,14 +143,14 @@ class _Maker:
             reason=reason,
         )
 
-    def candidates(self, codec: str) -> Iterator[_Candidate]:
-        """For one codec: the smallest period within the budget, with the smallest delay; else the cheapest found.
+    def candidates(self, codec: str, period: int) -> Iterator[_Candidate]:
+        """For one codec, from its first `period` on: the smallest within the budget, with the smallest delay; else the
+        cheapest found.
 
         Longer periods follow where they may cost less loss: with an outer step, or with more values of a sparse codec.
         """
         careful = self._careful()
         first = None
-        period = self._first_period(codec)
         while True:
             for candidate in self._with_delays(codec, period, careful):
                 yield candidate
@@ -166,16 +167,16 @@ class _Maker:
             if longer <= LONGEST_PERIOD and gains:
                 yield from self._with_delays(codec, longer, careful)
 
-    def least_penalty(self, codec: str) -> float:
-        """No candidate of `codec` is expected to cost less loss."""
+    def least_penalty(self, codec: str, period: int) -> float:
+        """No candidate of `codec`, from `period` on, is expected to cost less loss."""
         kept = () if codec not in SPARSE_CODECS else (SPARSE_CHUNK,) * self.sites
-        averaging, table, period = Averaging(codec=codec, kept=kept), penalties(), self._first_period(codec)
-        periods = [period]
+        averaging, table, periods = Averaging(codec=codec, kept=kept), penalties(), [period]
         while self.request.period == "auto" and periods[-1] < LONGEST_PERIOD:
             periods.append(_longer(periods[-1]))
         return min(table.expected(one, 1, averaging, self._outer(one), self.sites) for one in periods)
 
-    def _first_period(self, codec: str) -> int:
+    def first_period(self, codec: str) -> int:
+        """The fixed one, or the shortest that can be within the budget."""
         fixed = self.request.period
         return fixed if fixed != "auto" else self._least_period(codec, self._careful())
 

@@ -28,7 +28,7 @@ interval."""
 _LARGEST, _LEAST_SCALE, _STRETCH = np.float32(LARGEST), np.float32(LEAST_SCALE), np.float32(STRETCH)
 _STEPS_8, _STEPS_4, _STEPS_2 = (np.float32(STEPS[bits]) for bits in (8, 4, 2))
 _INFINITE, _ZERO, _HALF = np.float32(np.inf), np.float32(0), np.float32(0.5)
-_WITHOUT_SIGN, _NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+WITHOUT_SIGN, _NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 
 
 def compiled(signature: str):
@@ -58,7 +58,7 @@ def encode(values, base, scales, codes, bits):
         # Magnitudes are ordered as their bits are, and whole numbers compare many at a time.
         most = np.int32(0)
         for i in range(BLOCK):
-            most = max(most, patterns[i] & _WITHOUT_SIGN)
+            most = max(most, patterns[i] & WITHOUT_SIGN)
         if most >= _NOT_FINITE:
             return block
         largest[0] = most

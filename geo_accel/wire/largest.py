@@ -8,9 +8,7 @@ eight times as long.
 
 import numpy as np
 
-from geo_accel.wire.kernels import compiled
-
-_WITHOUT_SIGN = np.int32(0x7FFFFFFF)
+from geo_accel.wire.kernels import WITHOUT_SIGN, compiled
 
 
 @compiled("UniTuple(i4, 2)(i4[::1], i8, i4[::1], i4[::1])")
@@ -21,7 +19,7 @@ def _least(patterns, kept, magnitudes, counts):
     """
     highest = np.int32(0)
     for i in range(len(patterns)):
-        magnitudes[i] = patterns[i] & _WITHOUT_SIGN
+        magnitudes[i] = patterns[i] & WITHOUT_SIGN
         highest = max(highest, magnitudes[i])
     wanted, size, least = kept, len(patterns), np.int32(0)
     # Three digits of 11, 10 and 10 bits: after each, only magnitudes with the same digits so far are looked at.
@@ -62,7 +60,7 @@ def choose(values, picked, places, as_bits):
         # Without branches, which nobody could predict: what is not chosen is overwritten by the next one.
         count = 0
         for i in range(width):
-            one = patterns[i] & _WITHOUT_SIGN
+            one = patterns[i] & WITHOUT_SIGN
             tie = one == least
             chosen[count] = i
             count += (one > least) | (tie & (ties > 0))
