@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""One site in the emulated WAN: every method in one process, from the same weights.
+"""One site in the emulated WAN: every method and seed in one process, from the same weights.
 
 Started by `python -m benchmarks.unequal` as `python -m benchmarks.unequal.worker MATERIAL FOLDER STEPS`. Writes
 FOLDER/rank-SITE.json.
@@ -28,31 +28,36 @@ from benchmarks.loss.training import (
     summed_loss,
     train_step,
 )
-from benchmarks.unequal.setting import GROUP, METHODS, RATE, shares_of
+from benchmarks.unequal.setting import GROUP, METHODS, RATE, SEEDS, SHARES, seeds_of, shares_of
 from geo_accel import GeoSync
 from geo_accel.testing.bytes_worker import bytes_sent
 
-_ROUNDS = 5
+_ROUNDS = 15
 
 
 def main(material: Path, folder: Path, steps: int) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    start, results = Material.read(material), {}
-    for name, config in METHODS.items():
-        results[name] = [train(accelerator, start, config, round(share * steps)) for share in shares_of(name)]
-        # After every method, so that what a stopped run has found can be looked at.
-        (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
+    start, results = Material.read(material), {name: [] for name in METHODS}
+    # Seed by seed: a machine's speed drifts, and what is compared should see the same minutes.
+    for seed in range(SEEDS):
+        for name, config in METHODS.items():
+            if seed < seeds_of(name):
+                runs = [train(accelerator, start, config, share, steps, seed) for share in shares_of(name)]
+                results[name].append(runs)
+                # After every method, so that what a stopped run has found can be looked at.
+                (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
     accelerator.end_training()
 
 
-def train(accelerator: Accelerator, material: Material, config: dict, steps: int) -> dict:
-    """One run: step boundaries, the seconds it took, the averaged model's held-out loss, the last plan."""
+def train(accelerator: Accelerator, material: Material, config: dict, share: float, whole: int, seed: int) -> dict:
+    """One run of `share` of the steps: boundaries, the seconds it took, the averaged model's loss, the last plan."""
     site, sites = accelerator.process_index, accelerator.num_processes
+    steps = round(share * whole)
     bare = first_model(FULL, 0, material.start)
     raw = make_optimizer(bare, FULL, RATE)
     scheduler = make_scheduler(raw, FULL, steps)
-    batches = Batches(material.of("train", (GROUP.texts[site],)), FULL, FULL.batch, 0, site)
+    batches = Batches(material.of("train", (GROUP.texts[site],)), FULL, FULL.batch, seed, site)
     model, optimizer = accelerator.prepare(bare, raw)
     geo = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
     accelerator.wait_for_everyone()
@@ -74,7 +79,7 @@ def train(accelerator: Accelerator, material: Material, config: dict, steps: int
         "plan": json.loads(plan.to_json()) | {"rounds": None, "units": None, "words": str(plan.averaging)},
         "exposed_s": exposed_s,
         # Last, because its rounds change the model.
-        "sending_s": sending_seconds(geo, plan, accelerator),
+        "sending_s": sending_seconds(geo, plan, accelerator) if share == SHARES[-1] else None,
     }
     geo.close()
     accelerator.free_memory()

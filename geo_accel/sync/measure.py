@@ -32,6 +32,9 @@ _MOST_TRIAL_VALUES = 16_000_000
 # Probes of equal links differ by a tenth, and sites that are told unlike links are given unlike ratios.
 _ALIKE = 1.15
 _PROBES = 2
+# Long enough to know a link to a few percent where four sites share two cores: ratios are made from it.
+_ONE_WAY_S = 0.15
+_MOST_GROWTH = 32
 
 
 def measure_links(
@@ -74,17 +77,20 @@ def _one_way(
 
     def timed(sends: Mapping[int, int], receivers: Collection[int], link: Link) -> float:
         # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
-        # The quicker of two: a processor that was busy with something else only adds to it.
-        taken = min(
-            max(control.gather("probing one way", rounds.time_transfer(sends, receivers))) for _ in range(_PROBES)
-        )
+        taken = max(control.gather("probing one way", rounds.time_transfer(sends, receivers)))
         return max(taken - link.latency_s, 1e-9)
 
     up = []
     for site, link in zip(sites, links, strict=True):
-        nbytes = max(1, int(PROBE_SECONDS / 2 / link.seconds_per_byte / others))
         rest = {rank for other in sites if other is not site for rank in other.ranks}
-        up.append(timed(dict.fromkeys(site.ranks, nbytes), rest, link) / (nbytes * others))
+        # All at once were about as fast as the slowest. What this one sends alone in a moment tells how much it sends
+        # in the time that is wanted: of a short transfer, the few milliseconds that a busy processor adds are a tenth.
+        few = max(1, int(_ONE_WAY_S / 8 / link.seconds_per_byte / others))
+        growth = _ONE_WAY_S / timed(dict.fromkeys(site.ranks, few), rest, link)
+        nbytes = int(few * min(_MOST_GROWTH, max(1.0, growth)))
+        # The quicker of two, because a busy processor only adds.
+        taken = min(timed(dict.fromkeys(site.ranks, nbytes), rest, link) for _ in range(_PROBES))
+        up.append(taken / (nbytes * others))
     up = levelled(up)
     down = []
     for site, link in zip(sites, links, strict=True):
@@ -95,7 +101,8 @@ def _one_way(
             for other, rate in rates.items()
         }
         sends = {rank: nbytes for other, nbytes in shares.items() for rank in other.ranks}
-        down.append(timed(sends, site.ranks, link) / sum(shares.values()))
+        taken = min(timed(sends, site.ranks, link) for _ in range(_PROBES))
+        down.append(taken / sum(shares.values()))
     return up, levelled(down)
 
 

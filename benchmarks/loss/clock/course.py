@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.loss.clock.drawing import draw
 from benchmarks.loss.clock.figures import summarise, targets
-from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, FACTORS, SEEDS, SITES, trainings, with_floors
+from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, FACTORS, SEEDS, SITES, trainings
 from benchmarks.loss.clock.running import Results
 from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.provenance import provenance
@@ -67,7 +67,7 @@ def _run(task: str, results: Results, console: Console, over: Callable[[], bool]
     with Progress(*columns, console=console, refresh_per_second=1) as bars:
         whole = bars.add_task("all runs", total=None)
         while True:
-            jobs = with_floors(trainings(task, results.loss, SEEDS[task]))
+            jobs = trainings(task, results.loss, SEEDS[task])
             missing = [job for job in jobs if results.find(job) is None]
             bars.update(whole, total=len(jobs), completed=len(jobs) - len(missing))
             if not missing:

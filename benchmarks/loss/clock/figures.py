@@ -13,11 +13,9 @@ from benchmarks.loss.clock.jobs import (
     best_rate,
     ddp,
     ddp_clock,
-    floor,
     geo,
     rates,
     trainings,
-    with_floors,
 )
 from benchmarks.loss.clock.running import Results
 
@@ -54,6 +52,12 @@ def step_s(result: dict, job: Job) -> float:
     return max(sites)
 
 
+def efficiencies(result: dict) -> list[float]:
+    """Of a run in turns, by pair: a step without communication over one with geo_accel, each on its slowest site."""
+    by_site = [zip(recording["bare"], recording["geo"], strict=True) for recording in result["recordings"]]
+    return [max(bare for bare, _ in pair) / max(geo for _, geo in pair) for pair in zip(*by_site, strict=True)]
+
+
 def whole_s(result: dict) -> float:
     """Seconds from the first step to the averaged model."""
     recordings = result["recordings"]
@@ -83,30 +87,25 @@ def summarise(task: str, results: Results, seeds: int) -> dict:
     """Every figure there is, ready for JSON; None for what is not measured yet."""
     find, loss = results.find, results.loss
     own = {make: best_rate(make, task, loss) for make in (ddp, geo)}
-    ran = with_floors(trainings(task, loss, seeds))
+    ran = [job for job in trainings(task, loss, seeds) if find(job)]
     timings = []
     for job in ran:
-        if job.method != "geo" or not find(job):
+        if job.method != "geo":
             continue
-        number = sum(one.method == "geo" for one in ran[: ran.index(job)])
-        floors = [step_s(find(one), one) for one in (floor(number), floor(number + 1)) if find(one)]
         plan = find(job)["recordings"][0]["geo"]["plan"]
-        seconds = step_s(find(job), job)
         timings.append(
             {
                 "rate": job.rate,
                 "seed": job.seed,
                 "steps": job.steps,
-                "step_s": seconds,
-                "floor_s": fmean(floors) if floors else None,
-                "efficiency": fmean(floors) / seconds if floors else None,
+                "step_s": step_s(find(job), job),
                 "whole_s": whole_s(find(job)),
                 "loss": loss(job),
                 "plan": {key: plan[key] for key in ("period", "delay", "codec", "reason")},
                 "date": find(job)["date"],
             }
         )
-    efficiencies = [one["efficiency"] for one in timings if one["efficiency"] is not None]
+    shares = [share for job in ran if job.method == "turns" for share in efficiencies(find(job))]
     ddp_step_s = step_s(find(ddp_clock()), ddp_clock()) if find(ddp_clock()) else None
     gaps, reached = {}, []
     for seed in range(seeds):
@@ -143,7 +142,8 @@ def summarise(task: str, results: Results, seeds: int) -> dict:
         "gap": fmean(gaps.values()) if gaps else None,
         "gap_spread": stdev(gaps.values()) if len(gaps) > 1 else None,
         "gaps": {str(seed): gap for seed, gap in gaps.items()},
-        "efficiency": median(efficiencies) if efficiencies else None,
+        "efficiency": median(shares) if shares else None,
+        "efficiencies": shares,
         "geo_step_s": median(one["step_s"] for one in timings) if timings else None,
         "ddp_step_s": ddp_step_s,
         "reached": [

@@ -10,12 +10,13 @@ from benchmarks.loss.order import all_rates, widened
 from benchmarks.loss.setting import LARGE, LARGE_RATES, Setting
 
 SITES, BANDWIDTH_MBPS = 2, 100.0
+TEXT = ("documentation",)
 SEEDS = {"finetune": 3, "scratch": 1}
 FACTORS = (1.1, 1.2)
 """geo_accel gets more steps too, as times DDP's: it needs more to reach DDP's loss, and has the time for them."""
 WARMUP = 14
 """First steps that are not timed where geo_accel is beside; it measures and plans in them."""
-_FLOOR_STEPS = 44
+_TURNS_STEPS = 140
 _DDP_STEPS, _DDP_WARMUP = 12, 3
 
 
@@ -24,7 +25,7 @@ class Job:
     """One training."""
 
     method: str
-    """"none" (no communication, the floor), "ddp" or "geo"."""
+    """"ddp", "geo", or "turns": geo_accel and no communication in turns, for efficiency alone."""
     place: str
     """"lab": the emulated WAN; "loopback": where only the loss counts, which no link changes."""
     task: str
@@ -34,7 +35,7 @@ class Job:
     seed: int
     steps: int
     number: int = 0
-    """Floors are alike and are made again and again, because a machine's speed drifts."""
+    """Runs in turns are alike and are made again, because a machine's speed drifts."""
 
     def key(self, setting: Setting, digests: Mapping[str, str]) -> str:
         """A hash of everything that defines the run, in hex."""
@@ -49,8 +50,8 @@ class Job:
     @property
     def name(self) -> str:
         """For people."""
-        if self.method == "none":
-            return f"no communication, run {self.number + 1}"
+        if self.method == "turns":
+            return f"efficiency, run {self.number + 1}"
         if self.place == "lab" and self.method == "ddp":
             return f"DDP's step time, {self.steps} steps"
         method = {"ddp": "DDP on loopback", "geo": "geo_accel"}[self.method]
@@ -76,10 +77,10 @@ def geo(task: str, rate: float, seed: int, factor: float = 1.0) -> Job:
     return Job(method="geo", place="lab", task=task, rate=rate, seed=seed, steps=round(factor * LARGE.steps))
 
 
-def floor(number: int) -> Job:
-    """Training without any communication."""
-    rate, steps = LARGE_RATES[0], _FLOOR_STEPS
-    return Job(method="none", place="lab", task="scratch", rate=rate, seed=0, steps=steps, number=number)
+def turns(number: int) -> Job:
+    """Steps with geo_accel and steps without communication, which no task changes, in turns."""
+    rate, steps = LARGE_RATES[0], _TURNS_STEPS
+    return Job(method="turns", place="lab", task="scratch", rate=rate, seed=0, steps=steps, number=number)
 
 
 def rates(task: str, loss: Loss) -> tuple[float, ...]:
@@ -95,26 +96,16 @@ def best_rate(make: Callable[..., Job], task: str, loss: Loss) -> float | None:
 
 
 def trainings(task: str, loss: Loss, seeds: int) -> list[Job]:
-    """The jobs of a task that are known so far, in order, floors left out: results decide about further ones."""
-    jobs = [ddp_clock()]
+    """The jobs of a task that are known so far, in order: results decide about further ones."""
+    grid = []
     for rate in sorted(rates(task, loss), key=lambda rate: (rate not in LARGE_RATES, rate)):
-        jobs += [geo(task, rate, 0), ddp(task, rate, 0)]
-    if any(loss(job) is None for job in jobs if job != ddp_clock()):
+        grid += [geo(task, rate, 0), ddp(task, rate, 0)]
+    jobs = [ddp_clock(), turns(0), *grid]
+    if any(loss(job) is None for job in grid):
         return jobs
     own = {make: best_rate(make, task, loss) for make in (ddp, geo)}
-    jobs += [geo(task, own[geo], 0, factor) for factor in FACTORS]
+    jobs += [turns(1), *(geo(task, own[geo], 0, factor) for factor in FACTORS)]
     for seed in range(1, seeds):
         jobs += [ddp(task, own[ddp], seed)]
         jobs += [geo(task, own[geo], seed, factor) for factor in (1.0, *FACTORS)]
-    return jobs
-
-
-def with_floors(jobs: list[Job]) -> list[Job]:
-    """The jobs with a floor before every run of geo_accel and one after the last, numbered in order."""
-    result, number = [], 0
-    for job in jobs:
-        if job.method == "geo":
-            result.append(floor(number))
-            number += 1
-        result.append(job)
-    return [*result, floor(number)] if number else result
+    return [*jobs, turns(2)]

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.demo.worker import Recording, digest
-from benchmarks.loss.clock.jobs import Job
+from benchmarks.loss.clock.jobs import TEXT, Job
+from benchmarks.loss.clock.turns import take_turns
 from benchmarks.loss.material import Material
 from benchmarks.loss.setting import Setting
 from benchmarks.loss.training import (
@@ -27,8 +28,6 @@ from benchmarks.loss.training import (
 )
 from geo_accel import GeoSync
 
-_TEXT = ("documentation",)
-
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     told = json.loads(options.job.read_text())
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    recording = train(
-        Job(**told["job"]), Setting(**told["setting"]), Material.read(Path(told["material"])), accelerator
-    )
+    job, setting, material = Job(**told["job"]), Setting(**told["setting"]), Material.read(Path(told["material"]))
+    run = take_turns if job.method == "turns" else train
+    recording = run(job, setting, material, accelerator)
     (options.out / f"rank-{accelerator.process_index}.json").write_text(json.dumps(recording))
     accelerator.end_training()
     return 0
@@ -49,11 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 def train(job: Job, setting: Setting, material: Material, accelerator: Accelerator) -> dict:
     """The demo's recording, and `ended`: `perf_counter` after the last average, when the model is there."""
     bare = first_model(setting, job.seed, material.start if job.task == "finetune" else None)
-    batches = Batches(material.of("train", _TEXT), setting, setting.batch, job.seed, accelerator.process_index)
+    batches = Batches(material.of("train", TEXT), setting, setting.batch, job.seed, accelerator.process_index)
     raw = make_optimizer(bare, setting, job.rate)
     scheduler = make_scheduler(raw, setting, job.steps)
-    # The floor is a model that nothing is wrapped around.
-    model, optimizer = (bare, accelerator.prepare(raw)) if job.method == "none" else accelerator.prepare(bare, raw)
+    model, optimizer = accelerator.prepare(bare, raw)
     sync = nullcontext()
     if job.method == "geo":
         sync = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer)
@@ -71,11 +69,9 @@ def train(job: Job, setting: Setting, material: Material, accelerator: Accelerat
     ended = perf_counter()
     if job.method == "geo":
         recording.geo = {**sync.summary(), "adopted": sync.engine.adopted}
-    if job.method != "none":
-        # Replicas without communication are no one model.
-        recording.weights = digest(bare)
-        held_out = evaluation_blocks(material.of("held_out", _TEXT), setting)
-        recording.eval_loss = summed_loss(bare, held_out) / len(held_out)
+    recording.weights = digest(bare)
+    held_out = evaluation_blocks(material.of("held_out", TEXT), setting)
+    recording.eval_loss = summed_loss(bare, held_out) / len(held_out)
     return {**asdict(recording), "ended": ended}
 
 
