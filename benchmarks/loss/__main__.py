@@ -36,7 +36,7 @@ from geo_accel.profile.device import DEVICES, choose_device
 RESULTS = Path("runs/loss")
 _CLOCKS = {"clock": "finetune", "clock-scratch": "scratch"}
 _ALL = (*parts(), *large_parts(), *_CLOCKS)
-_QUICK_MINUTES = 4.5
+_QUICK_MINUTES = 4.8
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """A tiny campaign from end to end: real processes, DDP, LocalSGD and geo_accel, results that are found again."""
 
+import json
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
@@ -10,6 +13,7 @@ from benchmarks.loss.campaign import Campaign
 from benchmarks.loss.cases import Group, ddp, geo, local_sgd
 from benchmarks.loss.figures import curve, make_rows
 from benchmarks.loss.material import Material, make_material
+from benchmarks.loss.results import save_result
 from benchmarks.loss.setting import RATES, Setting
 from benchmarks.loss.store import Store
 from benchmarks.loss.texts import Text
@@ -25,6 +29,26 @@ TINY = Setting(
     pretraining_batch=2,
     evaluation_blocks=8,
 )
+
+
+def test_no_batch_is_started_that_would_end_after_the_time(tmp_path, monkeypatch):
+    store, seconds = Store(tmp_path, TINY, {"texts": "t", "start": "s"}), [0.0]
+
+    def run_workers(command, **_):
+        seconds[0] += 100
+        for key in json.loads(Path(command[-1]).read_text())["runs"]:
+            save_result(tmp_path, key, {"loss": 2.0, "diverged": False})
+        return []
+
+    monkeypatch.setattr(campaign_module, "run_workers", run_workers)
+    monkeypatch.setattr(campaign_module.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(campaign_module, "BATCH", 2)
+    monkeypatch.setattr(campaign_module.os, "sched_getaffinity", lambda _: {0, 1})
+    group = Group(task="finetune", sites=2, split="iid")
+    # More runs than two batches hold, each of which takes 100 s.
+    campaign = Campaign(store, tmp_path, Console(quiet=True), seeds=1, minutes=4.5, device="cpu")
+    campaign.run({"part": [ddp(group), *(geo(group, period) for period in (1, 2, 4, 8, 16, 32, 64, 128))]})
+    assert seconds[0] == 200 and not campaign.complete
 
 
 @pytest.mark.slow
