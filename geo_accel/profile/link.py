@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 PROBE_START_BYTES = 64 * 1024
 PROBE_MAX_BYTES = 256 * 1024 * 1024
-PROBE_SECONDS = 0.4
+PROBE_SECONDS = 0.2
 _LATENCIES = 5
 
 
