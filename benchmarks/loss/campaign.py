@@ -31,13 +31,13 @@ class Campaign:
     def __init__(
         self, store: Store, material: Path, console: Console, *, seeds: int, minutes: float | None, device: str
     ) -> None:
-        """No batch is started that, taking as long as the one before, would end later than `minutes` from now; None
-        sets no limit. `device` is "cpu" or "cuda"."""
+        """No batches are started that, at the pace of those before, would end later than `minutes` from now; None sets
+        no limit. `device` is "cpu" or "cuda"."""
         self._store, self._material, self._console, self._seeds = store, material, console, seeds
         self._device = device
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
         self._failures = 0
-        self._last_batch_s = 0.0
+        self._pace_s = 0.0  # per process and run
         self.complete = True
         """Whether nothing was left out for lack of time."""
         self.left_out: dict[str, str] = {}
@@ -59,11 +59,11 @@ class Campaign:
                 bars.start_task(tasks[name])
                 done = 0
                 while batches := self._next(cases):
-                    began = time.monotonic()
-                    if self._until is not None and began + self._last_batch_s > self._until:
+                    began, runs = time.monotonic(), [run for batch in batches for run in batch]
+                    work = sum(run.case.group.sites for run in runs)
+                    if self._until is not None and began + self._pace_s * work > self._until:
                         self.complete = False
                         return
-                    runs = [run for batch in batches for run in batch]
                     with (
                         self._counting(
                             runs,
@@ -72,7 +72,7 @@ class Campaign:
                         ThreadPoolExecutor(len(batches)) as pool,
                     ):
                         outputs = list(pool.map(self._batch, batches))
-                    self._last_batch_s = time.monotonic() - began
+                    self._pace_s = (time.monotonic() - began) / work
                     for batch, output in zip(batches, outputs, strict=True):
                         self._account(batch, output)
                     done += len(runs)

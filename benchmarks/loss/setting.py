@@ -56,7 +56,7 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(steps=48, warmup=10, pretraining_steps=150, evaluation_blocks=256)
+QUICK = Setting(steps=32, warmup=10, pretraining_steps=150, evaluation_blocks=256)
 LARGE = Setting(
     layers=8,
     width=296,
