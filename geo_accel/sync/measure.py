@@ -36,6 +36,7 @@ _ALIKE = 1.15
 _PROBES = 2
 # Long enough to know a link to a few percent where four sites share two cores: ratios are made from it.
 _ONE_WAY_S = 0.15
+# A first moment that was over at once says nothing of how much fits into the time.
 _MOST_GROWTH = 32
 
 
@@ -77,9 +78,12 @@ def _one_way(
     """
     sites, others = topology.sites, len(topology.sites) - 1
 
-    def timed(sends: Mapping[int, int], receivers: Collection[int], link: Link) -> float:
+    def timed(sends: Mapping[int, int], receivers: Collection[int], link: Link, probes: int = _PROBES) -> float:
         # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
-        taken = max(control.gather("probing one way", rounds.time_transfer(sends, receivers)))
+        # The quickest probe: a processor that was busy with something else only adds to it.
+        taken = min(
+            max(control.gather("probing one way", rounds.time_transfer(sends, receivers))) for _ in range(probes)
+        )
         return max(taken - link.latency_s, 1e-9)
 
     up = []
@@ -88,11 +92,9 @@ def _one_way(
         # All at once were about as fast as the slowest. What this one sends alone in a moment tells how much it sends
         # in the time that is wanted: of a short transfer, the few milliseconds that a busy processor adds are a tenth.
         few = max(1, int(_ONE_WAY_S / 8 / link.seconds_per_byte / others))
-        growth = _ONE_WAY_S / timed(dict.fromkeys(site.ranks, few), rest, link)
+        growth = _ONE_WAY_S / timed(dict.fromkeys(site.ranks, few), rest, link, probes=1)
         nbytes = int(few * min(_MOST_GROWTH, max(1.0, growth)))
-        # The quicker of two, because a busy processor only adds.
-        taken = min(timed(dict.fromkeys(site.ranks, nbytes), rest, link) for _ in range(_PROBES))
-        up.append(taken / (nbytes * others))
+        up.append(timed(dict.fromkeys(site.ranks, nbytes), rest, link) / (nbytes * others))
     up = levelled(up)
     down = []
     for site, link in zip(sites, links, strict=True):
@@ -103,8 +105,7 @@ def _one_way(
             for other, rate in rates.items()
         }
         sends = {rank: nbytes for other, nbytes in shares.items() for rank in other.ranks}
-        taken = min(timed(sends, site.ranks, link) for _ in range(_PROBES))
-        down.append(taken / sum(shares.values()))
+        down.append(timed(sends, site.ranks, link) / sum(shares.values()))
     return up, levelled(down)
 
 

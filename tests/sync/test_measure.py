@@ -22,7 +22,7 @@ SITES = tuple(Site(name=f"site{rank}", ranks=(rank,)) for rank in RANKS)
 class Rounds:
     """Transfers between four sites that take as long as the slowest end needs for what goes through it.
 
-    Of those that take longer than that, `missed_s` are not seen: sites do not start at the very same moment.
+    Of those that take more than twice as long, `missed_s` are not seen: sites do not start at the very same moment.
     """
 
     def __init__(self, missed_s=0.0):
