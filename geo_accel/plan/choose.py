@@ -233,7 +233,7 @@ class _Maker:
         else:
             first = 1
             if self.profile.link is not None:
-                first = ceil(cost.seconds(self.sending.values / min(rounds, period)) / self.profile.compute_s - 1e-9)
+                first = ceil(cost.seconds(self.sending.values / rounds) / self.profile.compute_s - 1e-9)
             first = min(period, max(1, first))
             # The estimate may be short where rounds queue behind one another.
             yield from range(first, min(period, first + 2) + 1)

@@ -13,7 +13,7 @@ from geo_accel.profile.link import Link
 from geo_accel.sync.rounds import Rounds
 from geo_accel.transport.store import ControlPlane
 
-_TRIALS = 4
+_TRIALS = 2
 _BURN_S = 0.1
 _CROSSING_S = 0.2
 _LONGEST_CROSSING_S = 3 * _CROSSING_S
@@ -37,7 +37,7 @@ def measure_contention(control: ControlPlane, rounds: Rounds, link: Link, others
     """Computes alone, beside a working thread and beside a transfer to `others` other sites, in turns. Collective.
 
     All ranks of a machine compute, and disturb, at the same time. `link` is the slowest site's; if it is right, this
-    takes two seconds. Raises SiteLostError for a site that does not answer.
+    takes a second. Raises SiteLostError for a site that does not answer.
     """
     nbytes = max(1, int(_CROSSING_S / link.seconds_per_byte / others))
     alone = beside = 0.0

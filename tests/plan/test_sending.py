@@ -86,3 +86,39 @@ def test_coefficients_by_data_and_by_ratio():
     assert averaging(links, ranks=(3, 1)).coefficients == ()
     blend = averaging(links, codec="topk", period=4, coefficients="blend", ranks=(1, 1))
     assert blend.kept[0] > blend.kept[1] and blend.coefficients[0] > 0.5
+
+
+def rounds(mbps, period=8, values=VALUES, mode="stream", latency_s=1e-3):
+    links = [Link(latency_s=latency_s, seconds_per_byte=8e-6 / mbps)] * 2
+    sending = Sending(request=Request(mode=mode, codec="int8"), values=values, sites=2)
+    cost = sending.cost(sending.averaging("int8", period, profile(links)), profile(links))
+    return sending.rounds_in(period, cost), cost.seconds(values)
+
+
+def test_a_fast_link_gets_few_rounds_per_period_and_a_slow_one_a_round_per_step():
+    """Every round costs its messages, however little it carries."""
+    assert rounds(10_000)[0] == 4
+    assert rounds(10_000, period=3)[0] == 3
+    assert rounds(20)[0] == 8
+
+
+@pytest.mark.parametrize("mbps", [50, 100, 200, 400])
+def test_rounds_leave_half_a_step_for_sites_that_are_late(mbps):
+    count, whole_s = rounds(mbps, period=16)
+    assert 4 <= count < 16
+    assert whole_s / count <= 0.15 * 1.01
+    assert count == 4 or whole_s / (count - 1) > 0.15 * 0.99
+
+
+def test_rounds_need_no_more_memory_than_16_million_values():
+    assert rounds(10_000_000, values=100_000_000)[0] == 7
+    assert rounds(10_000_000, values=1_000_000_000)[0] == 8
+
+
+def test_no_more_rounds_than_their_latencies_leave_room_for():
+    count, _ = rounds(20, latency_s=0.5)
+    assert count * 0.5 <= 8 * 0.3
+
+
+def test_where_training_waits_for_every_round_each_step_has_one():
+    assert rounds(10_000, mode="blocking")[0] == 8
