@@ -7,9 +7,9 @@ from geo_accel.config import DENSE_CODECS, SPARSE_CODECS
 from geo_accel.plan.averaging import Outer
 
 DEFAULT_SCHEDULES = {"stream": "stream", "backward": "dreamddp", "blocking": "full"}
-BUDGET = {"stream": 0.02, "backward": 0.1, "blocking": 0.1}
+BUDGET = {"stream": 0.03, "backward": 0.1, "blocking": 0.1}
 """By mode, the share of a step that synchronising may cost where the period is ours to choose, waiting and computing
-together, as it is estimated: on processors that also train it turns out to be twice that (docs/loss.md). Without
+together, as it is estimated (docs/loss.md has what it turns out to be). Without
 overlap by whole steps the last units' transfers can hide behind nothing, and a tenth is what we accept."""
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 import pytest
 
-from geo_accel.profile.link import Link, probe_links
+from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 
 
 @pytest.mark.parametrize("mbps, latency_s", [(10, 0.05), (100, 0.001), (1000, 0.0002), (100_000, 0.0001)])
@@ -16,7 +16,9 @@ def test_a_probe_finds_the_link_it_was_given(mbps, latency_s):
     (found,) = probe_links(exchange)
     assert found.megabits_per_second == pytest.approx(mbps, rel=0.02)
     assert found.latency_s == pytest.approx(latency_s, rel=0.02)
-    assert sum(spent) < 5
+    # Training waits for it. One transfer of what is wanted; those that find its size take less together.
+    assert spent[-1] >= PROBE_SECONDS or mbps == 100_000
+    assert sum(spent) < 1.7 * PROBE_SECONDS + 8 * latency_s
 
 
 def test_every_site_gets_its_own_link():
