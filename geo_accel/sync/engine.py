@@ -35,8 +35,9 @@ from geo_accel.units import Unit, averaged_buffers, find_units
 
 logger = logging.getLogger("geo_accel")
 
-# Elements per round of a flush: enough to fill any link, little enough that staging stays small.
-FLUSH_ELEMENTS = 16 * 1024 * 1024
+# Elements per round of a flush, two of which are under way: enough to fill any link, little enough that staging stays
+# small and that little is encoded before the first bytes leave.
+FLUSH_ELEMENTS = 4 * 1024 * 1024
 
 
 class Engine:
@@ -235,7 +236,11 @@ class Engine:
             )
             for pieces in self._flush_sets():
                 running = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=self.step_count, delay=0)
-                self._rounds.apply(running)
+                self._in_flight.append(running)
+                # The one before is applied, and the next one encoded, while this one crosses the link.
+                while len(self._in_flight) > 1:
+                    self._rounds.apply(self._in_flight.pop(0))
+            self._apply_all()
             self._rounds.average_buffers(averaged_buffers(self._model))
         # Low-precision parameters round what they are given: the anchor is what they hold.
         self._rounds.reset_anchor()
