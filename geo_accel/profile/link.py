@@ -9,7 +9,7 @@ PROBE_MAX_BYTES = 256 * 1024 * 1024
 PROBE_SECONDS = 0.2
 _LATENCIES = 5
 # A short transfer says little about how long a much longer one takes.
-_LEAST_GROWTH, _MOST_GROWTH = 1.25, 8
+_MOST_GROWTH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def probe_links(exchange: Callable[[int], Sequence[float]], longest_s: float = P
         if max(seconds) >= longest_s or nbytes >= PROBE_MAX_BYTES:
             break
         # What is wanted and a tenth more, so that it is not missed by a little and probed once more.
-        nbytes = int(nbytes * min(_MOST_GROWTH, max(_LEAST_GROWTH, 1.1 * longest_s / max(seconds))))
+        nbytes = int(nbytes * min(_MOST_GROWTH, 1.1 * longest_s / max(seconds)))
     return [
         Link(latency_s=alpha, seconds_per_byte=_slope([(size, times[party]) for size, times in sweep], alpha))
         for party, alpha in enumerate(latency)

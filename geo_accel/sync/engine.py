@@ -238,7 +238,7 @@ class Engine:
                 running = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=self.step_count, delay=0)
                 self._in_flight.append(running)
                 # The one before is applied, and the next one encoded, while this one crosses the link.
-                while len(self._in_flight) > 1:
+                if len(self._in_flight) > 1:
                     self._rounds.apply(self._in_flight.pop(0))
             self._apply_all()
             self._rounds.average_buffers(averaged_buffers(self._model))
