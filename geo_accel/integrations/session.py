@@ -22,7 +22,8 @@ from geo_accel.transport.gloo import GlooTransport, check_privacy
 from geo_accel.transport.store import ControlPlane
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
-DEFAULT_DEADLINE_S = 300.0
+DEFAULT_DEADLINE_S = 1800.0
+"""As long as Trainer waits for other processes: one of them may be busy, and is named meanwhile."""
 LONGEST_DEADLINE_S = 7 * 86400.0  # what timers take; longer is forever
 
 

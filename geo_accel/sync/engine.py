@@ -8,6 +8,7 @@ talks to the other sites, in that order.
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
@@ -27,9 +28,11 @@ from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
 from geo_accel.sync.rounds import Round, Rounds
+from geo_accel.sync.wishes import Wishes
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.identity import Message
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit, averaged_buffers, find_units
 
@@ -99,6 +102,9 @@ class Engine:
         """The step, counted from 1, at which the plan's first step was run."""
         self._flushed_at = 0
         self._in_flight: list[Round] = []
+        self._beat: Future | None = None
+        self.wishes = Wishes()
+        """What sites want to do together; integrations add to it and take from it after `step`."""
         self._hooks: BackwardHooks | None = None
         self._ready: set[int] = set()
         self._started = 0
@@ -120,10 +126,13 @@ class Engine:
             self._end_step()
             self.step_count += 1
             if self.plan is None:
+                self._hear_beat()
                 plan = self._planning.measured() if self._begun else self._planning.begin()
                 self._begun = True
                 if plan is not None:
                     self._adopt(plan)
+                else:
+                    self._beat = self._rounds.beat(self.step_count, self.wishes.told())
             elif self._at_start_of_period():
                 plan = self._planning.next_plan(self.plan)
                 if plan is not None:
@@ -169,7 +178,7 @@ class Engine:
     def _run_boundary(self) -> None:
         plan, step = self.plan, self.step_count
         while self._in_flight and self._in_flight[0].due <= step:
-            self.exposed_s += self._rounds.apply(self._in_flight.pop(0))
+            self.exposed_s += self._apply_next()
         slot = (step - self.adopted) % plan.period
         for pieces in plan.rounds[slot]:
             self._in_flight.append(self._start_round(pieces, step, slot))
@@ -179,14 +188,37 @@ class Engine:
     def _start_round(self, pieces: tuple[Piece, ...], step: int, slot: int) -> Round:
         plan = self.plan
         return self._rounds.start(
-            pieces, averaging=plan.averaging, outer=plan.outer, step=step, delay=plan.delay, slot=slot
+            pieces,
+            averaging=plan.averaging,
+            outer=plan.outer,
+            step=step,
+            delay=plan.delay,
+            slot=slot,
+            wishes=self.wishes.told(),
         )
+
+    def _apply_next(self) -> float:
+        """Applies the first round in flight; returns the seconds waited."""
+        running = self._in_flight.pop(0)
+        waited = self._rounds.apply(running)
+        self._heard(running.message)
+        return waited
+
+    def _hear_beat(self) -> None:
+        if self._beat is not None:
+            beat, self._beat = self._beat, None
+            self._heard(beat.result())
+
+    def _heard(self, message: Message) -> None:
+        begun = message.identity.step
+        self.wishes.heard(message.wishes, begun=begun, boundary=max(begun, self.step_count))
 
     def _apply_all(self) -> float:
         """Finishes and applies what is in flight; returns the seconds waited."""
+        self._hear_beat()
         waited = 0.0
         while self._in_flight:
-            waited += self._rounds.apply(self._in_flight.pop(0))
+            waited += self._apply_next()
         return waited
 
     def _unit_ready(self, unit: int) -> None:
@@ -239,9 +271,9 @@ class Engine:
                 self._in_flight.append(running)
                 # The one before is applied, and the next one encoded, while this one crosses the link.
                 if len(self._in_flight) > 1:
-                    self._rounds.apply(self._in_flight.pop(0))
+                    self._apply_next()
             self._apply_all()
-            self._rounds.average_buffers(averaged_buffers(self._model))
+            self._rounds.average_buffers(averaged_buffers(self._model), self.step_count)
         # Low-precision parameters round what they are given: the anchor is what they hold.
         self._rounds.reset_anchor()
         self._flushed_at = self.step_count
@@ -375,6 +407,7 @@ class Engine:
                 in_backward=self.config.sync.optimizer_in_backward,
             )
         self._planning.adopted(plan)
+        self._rounds.follow(plan, len(self._plans) + 1)
         self._planned_since = (perf_counter(), self.exposed_s)
         self._plans.append(
             {"step": self.adopted, **{key: getattr(plan, key) for key in ("period", "delay", "codec", "reason")}}
@@ -398,10 +431,10 @@ class Engine:
         """Raises what broke, at the first boundary after it broke."""
         if self._broken is not None:
             raise self._broken
-        for running in self._in_flight:
-            if running.future.done():
+        for future in [self._beat, *(running.future for running in self._in_flight)]:
+            if future is not None and future.done():
                 with self._losing_sites():
-                    running.future.result()
+                    future.result()
 
     @contextmanager
     def _losing_sites(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from geo_accel.sync.masters import Masters
 from geo_accel.sync.rounds import InPlace, Rounds, in_place
 from geo_accel.topology import Topology
 from geo_accel.transport.exchange import Scratch, Terms
+from geo_accel.transport.identity import Identity, Message
 from geo_accel.transport.store import ControlPlane
 
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
@@ -184,7 +185,7 @@ class _Trial:
         self.in_background: list[float] = []
         self._masters, self._topology = masters, topology
         self._selection = masters.select(pieces)
-        self._terms = Terms(averaging=averaging, scratch=Scratch())
+        self._terms = Terms(averaging=averaging, scratch=Scratch(), message=Message(Identity(kind="probe")))
         self._anchor = torch.zeros(self._selection.length)
 
     def once(self) -> None:
@@ -284,7 +285,7 @@ class _Loopback:
         self.topology = topology
         self.peers = topology.peer_group(topology.local_index)
 
-    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]) -> None:
+    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         for peer, room in receives.items():
             payload = sends[peer][: room.numel()]
             room[: payload.numel()].copy_(payload)

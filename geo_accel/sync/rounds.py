@@ -7,6 +7,7 @@ in its cache costs no more than a snapshot would. Elsewhere it takes a snapshot 
 between runs on the background thread.
 """
 
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from time import perf_counter
 import torch
 
 from geo_accel.plan.averaging import Averaging, Outer
-from geo_accel.plan.plan import Piece
+from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
 from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
 from geo_accel.sync.masters import Masters, Selection
@@ -25,6 +26,7 @@ from geo_accel.topology import Topology
 from geo_accel.transport.errors import DamagedPayloadError
 from geo_accel.transport.exchange import EXCHANGES, Scratch, Terms
 from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.identity import Identity, Message
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Round:
 
     due: int
     """The step boundary at which it is applied."""
+    message: Message
+    """What it is, and once it is over, what anybody wished with it."""
     replaces: bool
     """Whether the weights stand as in the snapshot and nothing is left unsaid, so that applying is setting."""
     future: Future
@@ -85,6 +89,9 @@ class Rounds:
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
         self._free: list[Scratch] = []
+        self._plan = (0, 0)
+        self._last: Identity | None = None
+        self._probes = 0
         self.anchor = torch.empty(0)
         self.residual: torch.Tensor | None = None
         """What was not sent, flat fp32 like the anchor, where a plan's residual is a buffer; 0 after a flush."""
@@ -98,6 +105,10 @@ class Rounds:
         self._staging.snapshot(lambda buffer: self.masters.read(whole, buffer), anchor)()
         self.anchor = anchor
 
+    def follow(self, plan: Plan, generation: int) -> None:
+        """From now on rounds are those of `plan`, the `generation`th that was adopted: their messages say so."""
+        self._plan = (zlib.crc32(plan.fingerprint.encode()), generation)
+
     def start(
         self,
         pieces: tuple[Piece, ...],
@@ -107,12 +118,13 @@ class Rounds:
         step: int,
         delay: int,
         slot: int | None = None,
+        wishes: int = 0,
     ) -> Round:
         """Training thread, at step `step`: encodes `pieces`, or takes a snapshot of them, and queues their exchange.
 
         Raises ValueError, here or from `apply`, for a value that is not finite. `delay` 0 promises that `apply`
         follows before the weights move. `slot` is the step of the plan that the round belongs to; None for a flush's,
-        which is lossless and takes along what a residual buffer holds.
+        which is lossless and takes along what a residual buffer holds. `wishes` are told with it, as bits.
         """
         selection, topology = self.masters.select(pieces), self._topology
         replaces = delay == 0 and averaging.lossless
@@ -126,7 +138,8 @@ class Rounds:
             self.residual = torch.zeros(self.masters.size)
         # Rounds in flight need one each.
         scratch = self._free.pop() if self._free else Scratch()
-        terms = Terms(averaging=averaging, scratch=scratch, seed=step)
+        message = Message(self._identity("flush" if slot is None else "round", step), wishes)
+        terms = Terms(averaging=averaging, scratch=scratch, message=message, seed=step)
         host, agreement, copied = None, None, None
         if topology.carries and in_place(self.masters, topology, averaging):
             weights = InPlace(self.masters, selection, replaces)
@@ -140,6 +153,7 @@ class Rounds:
             future = self._pool.submit(self._exchange, selection, host, copied, terms, outer, replaces, details)
         return Round(
             due=step + delay,
+            message=message,
             replaces=replaces,
             future=future,
             selection=selection,
@@ -169,10 +183,40 @@ class Rounds:
             self._trace.add("wait", running.selection.names, start, stop)
         return stop - start
 
-    def average_buffers(self, buffers: Sequence[tuple[str, torch.Tensor]]) -> None:
+    def beat(self, step: int, wishes: int) -> Future:
+        """Training thread, while there is no plan at step `step`: tells `wishes`, and shows who is still there.
+
+        Of the message that says what anybody wished. Errors are those of a round.
+        """
+        return self._pool.submit(self._beat, Message(self._identity("beat", step), wishes))
+
+    def _beat(self, message: Message) -> Message:
+        others = [peer for peer in self._transport.peers if peer != self._topology.rank]
+        if others:
+            self._transport.swap(dict.fromkeys(others, torch.empty(0, dtype=torch.uint8)), {}, message)
+        self._tell_the_site(message)
+        return message
+
+    def _tell_the_site(self, message: Message) -> None:
+        """Ranks that carry nothing hear from their site's first what was wished."""
+        if self._topology.slices < len(self._topology.site.ranks):
+            wishes = torch.tensor([message.wishes])
+            self._transport.broadcast_in_site(wishes)
+            message.wishes = int(wishes)
+
+    def _identity(self, kind: str, step: int) -> Identity:
+        """Training thread: of the next message of its kind that the step begins."""
+        last = self._last
+        number = last.number + 1 if last is not None and (last.kind, last.step) == (kind, step) else 0
+        plan, generation = self._plan
+        self._last = Identity(kind=kind, step=step, number=number, plan=plan, generation=generation)
+        return self._last
+
+    def average_buffers(self, buffers: Sequence[tuple[str, torch.Tensor]], step: int) -> None:
         """Sets floating-point buffers to their mean over sites; inside a site the first rank's count."""
         if buffers:
-            self._pool.submit(self._average_buffers, [buffer for _, buffer in buffers]).result()
+            message = Message(self._identity("buffers", step))
+            self._pool.submit(self._average_buffers, [buffer for _, buffer in buffers], message).result()
 
     def time_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> float:
         """Seconds until every sender has sent `nbytes` bytes to every receiver among the peers.
@@ -193,18 +237,22 @@ class Rounds:
         if me not in {*sending} | receiving or not others:
             others = set()
 
+        # All ranks count all transfers, also those that they have no part in.
+        self._probes += 1
+        message = Message(Identity(kind="probe", number=self._probes))
+
         def transfer() -> float:
             if not others:
                 return 0.0
-            empty = torch.zeros(1, dtype=torch.uint8)
+            empty = torch.empty(0, dtype=torch.uint8)
             # Makes all start together.
-            self._transport.swap(dict.fromkeys(others, empty), {peer: torch.empty_like(empty) for peer in others})
+            self._transport.swap(dict.fromkeys(others, empty), {}, message)
             payload = torch.zeros(sending.get(me, 0), dtype=torch.uint8)
             sends = dict.fromkeys(receiving - {me}, payload) if me in sending else {}
             heard = {peer: size for peer, size in sending.items() if peer != me} if me in receiving else {}
             received = {peer: empty.new_empty(size) for peer, size in heard.items()}
             start = perf_counter()
-            self._transport.swap(sends, received)
+            self._transport.swap(sends, received, message)
             return perf_counter() - start
 
         return self._pool.submit(transfer)
@@ -236,6 +284,7 @@ class Rounds:
             if topology.slices == 1 and row is not None:
                 result[0].copy_(row)
             self._transport.share(result, row)
+            self._tell_the_site(terms.message)
         else:
             result = row.view(1, -1)
         stop = perf_counter()
@@ -266,11 +315,11 @@ class Rounds:
             raise DamagedPayloadError(f"{error} (Layers: {selection.names}.)") from None
 
     @torch.no_grad()
-    def _average_buffers(self, buffers: list[torch.Tensor]) -> None:
+    def _average_buffers(self, buffers: list[torch.Tensor], message: Message) -> None:
         topology = self._topology
         flat = torch.cat([buffer.detach().float().cpu().view(-1) for buffer in buffers])
         if topology.carries and topology.local_index == 0:
-            terms = Terms(averaging=Averaging(), scratch=Scratch())
+            terms = Terms(averaging=Averaging(), scratch=Scratch(), message=message)
 
             def say(codec, lo, hi, out):
                 codec.encode(flat[lo:hi], out)

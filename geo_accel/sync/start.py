@@ -8,6 +8,7 @@ import torch
 from geo_accel.plan.plan import Piece
 from geo_accel.sync.masters import Masters
 from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.identity import Identity, Message
 from geo_accel.transport.store import ControlPlane
 
 logger = logging.getLogger("geo_accel")
@@ -27,13 +28,14 @@ def start_from_first_site(control: ControlPlane, transport: GlooTransport, maste
     first, *others = transport.peers
     logger.info("all sites take %s's weights, which differ from theirs", topology.sites[0].name)
     for unit in range(len(masters.units)):
+        message = Message(Identity(kind="weights", number=unit))
         selection = masters.select([Piece(unit)])
         if topology.rank == first:
             values = torch.zeros(selection.length, device=masters.device)
             masters.read(selection, values)
-            transport.swap(dict.fromkeys(others, values.cpu()), {})
+            transport.swap(dict.fromkeys(others, values.cpu()), {}, message)
         else:
             values = torch.zeros(selection.length)
-            transport.swap({}, {first: values})
+            transport.swap({}, {first: values}, message)
             masters.assign(selection, values.to(masters.device).view(1, -1))
             masters.written(selection)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from geo_accel.integrations.session import connect
 from geo_accel.plan.averaging import Averaging, Outer
@@ -27,6 +28,7 @@ from geo_accel.sync import engine as sync_engine
 from geo_accel.testing.backward_scenarios import averaged_in_backward
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 from geo_accel.testing.pace_worker import Weights
+from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.units import checksums, find_units
 
@@ -116,11 +118,12 @@ def broken(how: str) -> dict:
     session = connect(config(period=1, codec="int8") | {"resilience": {"round_timeout_s": 4}})
     send = session.transport._send_and_receive
 
-    def damaged(sends: dict, receives: dict, start: float) -> None:
-        send(sends, receives, start)
-        for peer, (payload, _) in receives.items():
+    def damaged(sends: dict, receives: dict, *about: object) -> dict:
+        headers = send(sends, receives, *about)
+        for peer, payload in receives.items():
             if session.topology.site_of(peer) == session.topology.sites[0]:
                 payload[len(payload) // 2] ^= 16
+        return headers
 
     engine = session.engine(model)
     engine.step()
@@ -139,6 +142,83 @@ def broken(how: str) -> dict:
         said = f"{type(error).__name__}: {error}"
     engine.close()
     return {"said": said, "moved": (vector(model) - agreed).nan_to_num().abs().max().item()}
+
+
+def out_of_step(settings: dict) -> dict:
+    """The second site is one step ahead when it flushes: what each rank is told, and that nothing moved."""
+    model = build()
+    session, engine = start(settings, model)
+    for step in range(7 + (session.topology.site_index == 1)):
+        nudge(model, seed=100 * step + session.topology.site_index, scale=0.1)
+        if step < 7:
+            engine.step()
+    engine.settle()
+    before, said = vector(model), ""
+    try:
+        if session.topology.site_index == 1:
+            engine.step()
+        engine.flush()
+    except SiteLostError as error:
+        said = f"{type(error).__name__}: {error}"
+    engine.close()
+    return {"said": said, "moved": (vector(model) - before).abs().max().item()}
+
+
+def late(settings: dict) -> dict:
+    """The second site stands still for a moment, after which the others say whom they wait for."""
+    model = build()
+    session, engine = start(settings, model)
+    said: list[str] = []
+    waiting.FIRST_S, waiting.logger.warning = 1.0, lambda text, *about: said.append(text % about)
+    for step in range(6):
+        if (session.topology.site_index, step) == (1, 4):
+            time.sleep(3)
+        engine.step()
+    engine.close()
+    return {"said": said}
+
+
+def wishing(settings: dict, model: nn.Module, steps: int) -> dict:
+    """The second site wishes to save before step 3, the first to stop before step 8: what all do, and when."""
+    session, optimizer = connect(settings), torch.optim.SGD(model.parameters(), lr=0.0)
+    engine = session.engine(model, optimizer=optimizer)
+    done = []
+    for step in range(1, steps + 1):
+        if (session.topology.site_index, step) == (1, 3):
+            engine.wishes.wish("save")
+        if (session.topology.site_index, step) == (0, 8):
+            engine.wishes.wish("stop")
+        if isinstance(model, Weights):
+            model(torch.ones(())).backward()
+            optimizer.step()
+        engine.step()
+        done += [[step, what] for what in sorted(engine.wishes.take())]
+    engine.flush()
+    record = {"done": done, "bits": vector(model).tolist()}
+    engine.close()
+    return record
+
+
+def lost_early(out: Path) -> dict:
+    """A site dies while steps are measured: its own end, and for the others the step at which they are told."""
+    torch.manual_seed(0)
+    model = Weights(1000)
+    session, engine = start({}, model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    said, step = "", 0
+    for step in range(1, 30):
+        if (session.topology.site_index, step) == (1, 4):
+            os._exit(9)
+        model(torch.ones(())).backward()
+        optimizer.step()
+        time.sleep(0.05)
+        try:
+            engine.step()
+        except SiteLostError as error:
+            said = str(error)
+            break
+    (out / "lost_early.json").write_text(json.dumps({"said": said, "step": step}))
+    os._exit(0)  # no barrier with the dead
 
 
 class Losing(Weights):
@@ -195,9 +275,10 @@ def followed(steps: int, change_at: int) -> dict:
     session = connect(link if alone else link | {"sync": {"period": 4, "outer": "mean"}})
     send, mbps = session.transport._send_and_receive, [200.0]
 
-    def send_slowly(sends: dict, receives: dict, start: float) -> None:
-        send(sends, receives, start)
-        time.sleep(sum(tensor.numel() * tensor.element_size() for tensor in sends.values()) * 8e-6 / mbps[0])
+    def send_slowly(sends: dict, *rest: object) -> dict:
+        headers = send(sends, *rest)
+        time.sleep(sum(tensor.nbytes for tensor in sends.values()) * 8e-6 / mbps[0])
+        return headers
 
     session.transport._send_and_receive = send_slowly
     engine = session.engine(model, optimizer=optimizer)
@@ -311,6 +392,15 @@ SCENARIOS = {
     "optimizer_in_backward": lambda out: averaged_in_backward(
         config(mode="backward", schedule="equal", period=3, delay="auto", optimizer_in_backward=True), 12
     ),
+    "out_of_step": lambda out: out_of_step(config(period=3, codec="int8")),
+    "out_of_step_hub": lambda out: out_of_step(config(period=3, codec="int8", exchange="hub")),
+    "late": lambda out: late(config(period=2)),
+    "wishing": lambda out: wishing(config(period=3, codec="int8"), build(), 16),
+    "wishing_backward": lambda out: wishing(
+        config(mode="backward", schedule="equal", period=3, delay="auto"), Weights(1000), 16
+    ),
+    "wishing_measured": lambda out: wishing({}, Weights(1000), 16),
+    "lost_early": lost_early,
     "followed": lambda out: followed(steps=130, change_at=40),
     "lives": lambda out: random_life(out, seed=7, runs=6),
 }

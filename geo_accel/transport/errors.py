@@ -8,3 +8,7 @@ class SiteLostError(RuntimeError):
 
 class DamagedPayloadError(SiteLostError):
     """What a site sent arrived cut off or changed; nothing of it was used."""
+
+
+class OutOfStepError(SiteLostError):
+    """Sites do unlike things where all have to do the same; nothing of it was used."""

@@ -20,6 +20,7 @@ import torch
 from geo_accel.config import SPARSE_CHUNK
 from geo_accel.plan.averaging import Averaging
 from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.identity import Message
 from geo_accel.wire.codec import Codec, get_codec
 from geo_accel.wire.kernels import settle_coded
 from geo_accel.wire.overlap import add_up, weigh
@@ -96,6 +97,8 @@ class Terms:
     averaging: Averaging
     scratch: Scratch = field(repr=False)
     """The round's own until it is over: what was said and heard lies there."""
+    message: Message = field(repr=False)
+    """What the round's swaps are told to be, and what is told with them."""
     seed: int = 0
     """Of "randk", the same on every site."""
 
@@ -171,7 +174,7 @@ def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cours
     _encode(codecs[mine], 0, size, say, payloads[mine])
     yield None
     received = {peer: payload for peer, payload in zip(peers, payloads, strict=True) if peer != me}
-    transport.swap(dict.fromkeys(received, payloads[mine]), received)
+    transport.swap(dict.fromkeys(received, payloads[mine]), received, terms.message)
     yield None
     chunks = [list(_chunks(codec, 0, size)) for codec in codecs]
     for parts in zip(*chunks, strict=True):
@@ -212,10 +215,12 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
     _encode(codec, 0, size, say, payload)
     yield None
     answer = terms.scratch("answer", _encoded_bytes(answering, 0, size), torch.uint8)
+    # Headers go to everybody, so that whoever is elsewhere is known to all and not to the hub alone.
+    nothing = dict.fromkeys((peer for peer in peers if peer != me), payload[:0])
     lost = None
     if me != center:
-        transport.swap({center: payload}, {})
-        transport.swap({}, {center: answer})
+        transport.swap(nothing | {center: payload}, {}, terms.message)
+        transport.swap(nothing, {center: answer}, terms.message)
     else:
         codecs = [terms.codec(site) for site in range(len(peers))]
         payloads = {
@@ -223,7 +228,7 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
             for peer, one in zip(peers, codecs, strict=True)
             if peer != me
         }
-        transport.swap({}, payloads)
+        transport.swap(nothing, payloads, terms.message)
         payloads[me] = payload
         lost = terms.scratch("lost", size)
         chunks = [list(_chunks(one, 0, size)) for one in codecs]
@@ -237,8 +242,7 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
             terms.average(heard, len(peers), mean)
             answering.encode(mean, answer[begin:end])
             mean.sub_(answering.decode(answer[begin:end], terms.scratch("mean", hi - lo)))
-        others = [peer for peer in peers if peer != me]
-        transport.swap(dict.fromkeys(others, answer), {})
+        transport.swap(dict.fromkeys(nothing, answer), {}, terms.message)
     yield None
     for (lo, hi, first, last), (_, _, begin, end) in zip(
         _chunks(codec, 0, size), _chunks(answering, 0, size), strict=True
@@ -269,7 +273,7 @@ def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cou
         _encode(codec, *share, say, payloads[p])
     yield None
     received = {p: scratch(f"received {p}", nbytes[me], torch.uint8) for p in peers if p != me}
-    transport.swap({p: payload for p, payload in payloads.items() if p != me}, received)
+    transport.swap({p: payload for p, payload in payloads.items() if p != me}, received, terms.message)
     received[me] = payloads[me]
 
     average = scratch("average", last - first)
@@ -283,7 +287,7 @@ def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cou
     for lo, hi, begin, end in _chunks(codec, 0, last - first):
         codec.encode(average[lo:hi], answers[me][begin:end])
     others = {p: answer for p, answer in answers.items() if p != me}
-    transport.swap(dict.fromkeys(others, answers[me]), others)
+    transport.swap(dict.fromkeys(others, answers[me]), others, terms.message)
     yield None
 
     for peer, share in shares.items():

@@ -14,16 +14,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
 from geo_accel.topology import Topology
-from geo_accel.transport.errors import DamagedPayloadError, SiteLostError
-from geo_accel.transport.seal import SEAL_BYTES, damage, seal_of
+from geo_accel.transport.errors import DamagedPayloadError, OutOfStepError, SiteLostError
+from geo_accel.transport.identity import HEADER_BYTES, Header, Identity, Message, disagreement
+from geo_accel.transport.seal import checksum_of, damage, wrong_length
 from geo_accel.transport.store import seconds
+from geo_accel.transport.waiting import Waiting
 
 _KEPT_SWAPS = 4096
+_HEADERS = 0
+"""The tag of headers, which every swap has one of in each direction: so they pair up even where nothing else does."""
 
 
 class GlooTransport:
@@ -36,6 +41,7 @@ class GlooTransport:
         self.bytes_sent = 0
         """Payload bytes that this rank has sent across the WAN."""
         self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
+        self._waiting = Waiting(deadline_s)
         start = time.monotonic()
         try:
             # new_group is collective over the world: every rank makes every group, in this order.
@@ -60,44 +66,90 @@ class GlooTransport:
         self._site_group = site_groups[topology.site_index]
         self.peers = topology.peer_group(topology.local_index) if topology.carries else ()
 
-    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor]) -> None:
-        """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its seal behind it.
+    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
+        """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its header behind it.
+
+        Both ends name each other, with an empty tensor where there is nothing to send. `message.wishes` go with it
+        and become everybody's; its identity's phase counts on.
 
         Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline,
-        DamagedPayloadError naming the one whose payload arrived cut off or changed.
+        DamagedPayloadError naming the one whose payload arrived cut off or changed, and on all who take part
+        OutOfStepError with who does what, where they are not at the same message. Nothing was used then.
         """
         start = time.monotonic()
-        # What is too short for all to have a share of: both ends know and skip it.
-        sends = {peer: tensor for peer, tensor in sends.items() if tensor.numel()}
-        seals = {peer: torch.zeros(2, dtype=torch.int64) for peer, tensor in receives.items() if tensor.numel()}
-        self._send_and_receive(sends, {peer: (receives[peer], seal) for peer, seal in seals.items()}, start)
-        for peer, seal in seals.items():
-            if problem := damage(receives[peer], seal):
-                raise DamagedPayloadError(
-                    f"site {self.topology.site_of(peer).name} (rank {peer}): what it sent arrived damaged: {problem}; "
-                    "nothing of it was used. Look for a faulty network path between the sites."
-                )
-        nbytes = sum(tensor.numel() * tensor.element_size() + SEAL_BYTES for tensor in sends.values())
+        identity = message.identity
+        parties = sorted({*sends, *receives})
+        whom = lambda: ", ".join(f"site {self.topology.site_of(p).name} (rank {p})" for p in parties)  # noqa: E731
+        with self._waiting.over(self._place(identity), whom):
+            headers = self._send_and_receive(sends, receives, message, start)
+        for peer, payload in receives.items():
+            if problem := damage(payload, headers[peer]):
+                raise self._damaged(peer, problem)
+        for header in headers.values():
+            message.wishes |= header.wishes
+        message.identity = replace(identity, phase=identity.phase + 1)
+        nbytes = sum(tensor.nbytes for tensor in sends.values()) + HEADER_BYTES * len(parties)
         self.bytes_sent += nbytes
         self._swaps.append((nbytes, time.monotonic() - start))
 
     def _send_and_receive(
         self,
         sends: Mapping[int, torch.Tensor],
-        receives: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+        receives: Mapping[int, torch.Tensor],
+        message: Message,
+        start: float,
+    ) -> dict[int, Header]:
+        """Returns what the parties' headers say, once all payloads have arrived."""
+        identity, parties = message.identity, sorted({*sends, *receives})
+        heard = {peer: torch.zeros(HEADER_BYTES, dtype=torch.uint8) for peer in parties}
+        # Receives first: a message that finds its receive posted is read straight into place.
+        arriving = [
+            (peer, self._post(dist.irecv, payload, peer, identity.tag(payload.nbytes), start))
+            for peer, payload in receives.items()
+            if payload.numel()
+        ]
+        headers = [(peer, self._post(dist.irecv, room, peer, _HEADERS, start)) for peer, room in heard.items()]
+        # A payload of another identity or size than is expected has another tag: it stays where it is, since gloo
+        # sends nothing before it is received (and ends the process of who receives less than is sent).
+        leaving = [
+            (peer, self._post(dist.isend, tensor, peer, identity.tag(tensor.nbytes), start))
+            for peer, tensor in sends.items()
+            if tensor.numel()
+        ]
+        # Checksums are computed while payloads are on their way, once where one goes to several peers.
+        checksums = {id(tensor): checksum_of(tensor) for tensor in {id(t): t for t in sends.values()}.values()}
+        told = []
+        for peer in parties:
+            tensor = sends.get(peer)
+            nbytes, checksum = (tensor.nbytes, checksums[id(tensor)]) if tensor is not None else (0, 0)
+            header = Header(identity=identity, wishes=message.wishes, nbytes=nbytes, checksum=checksum).to_bytes()
+            packed = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+            told.append((peer, self._post(dist.isend, packed, peer, _HEADERS, start)))
+        self._wait(headers, start)
+        answers = {peer: Header.from_bytes(room.numpy().tobytes()) for peer, room in heard.items()}
+        self._require_same_point(identity, answers, told, start)
+        for peer, payload in receives.items():
+            if problem := wrong_length(payload, answers[peer]):
+                raise self._damaged(peer, problem)
+        self._wait([*arriving, *leaving, *told], start)
+        return answers
+
+    def _require_same_point(
+        self,
+        mine: Identity,
+        answers: Mapping[int, Header | None],
+        told: list[tuple[int, dist.Work]],
         start: float,
     ) -> None:
-        """`receives` are payloads and their seals."""
-        works = []
-        # Receives first: a message that finds its receive posted is read straight into place.
-        for peer, parts in receives.items():
-            works += [(peer, self._post(dist.irecv, part, peer, tag, start)) for tag, part in enumerate(parts)]
-        for peer, tensor in sends.items():
-            works.append((peer, self._post(dist.isend, tensor, peer, 0, start)))
-        # Checksums are computed while payloads are on their way, once where one goes to several peers.
-        seals = {id(tensor): seal_of(tensor) for tensor in {id(t): t for t in sends.values()}.values()}
-        for peer, tensor in sends.items():
-            works.append((peer, self._post(dist.isend, seals[id(tensor)], peer, 1, start)))
+        for peer, header in answers.items():
+            if header is None:
+                raise self._damaged(peer, "it is no message of this version of geo_accel")
+        identities = {peer: header.identity for peer, header in answers.items()} | {self.topology.rank: mine}
+        if problem := disagreement(identities, lambda r: f"{self.topology.site_of(r).name} (rank {r})"):
+            self._wait(told, start)  # so that the others can say the same
+            raise OutOfStepError(problem)
+
+    def _wait(self, works: list[tuple[int, dist.Work]], start: float) -> None:
         for peer, work in works:
             remaining = max(0.001, start + self.deadline_s - time.monotonic())
             try:
@@ -110,6 +162,15 @@ class GlooTransport:
             return verb(tensor, peer, group=self._peer_group, tag=tag)
         except RuntimeError as error:
             raise self._lost(peer, start, error) from error
+
+    def _place(self, identity: Identity) -> str:
+        return f"{self.topology.site.name} (rank {self.topology.rank}) {identity.said_of(several=False)}"
+
+    def _damaged(self, peer: int, problem: str) -> DamagedPayloadError:
+        return DamagedPayloadError(
+            f"site {self.topology.site_of(peer).name} (rank {peer}): what it sent arrived damaged: {problem}; "
+            "nothing of it was used. Look for a faulty network path between the sites."
+        )
 
     def take_swaps(self) -> list[tuple[int, float]]:
         """Bytes sent and seconds of the swaps since the last call, the latest thousands of them.

@@ -1,28 +1,31 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""A payload's seal: its length and checksum, which travel behind it. What does not match is never averaged in."""
+"""Whether a payload is what was sent: its length and checksum travel behind it. What is not is never averaged in."""
 
 import zlib
 
 import torch
 
-SEAL_BYTES = 16
+from geo_accel.transport.identity import Header
 
 
-def seal_of(payload: torch.Tensor) -> torch.Tensor:
-    """Length in bytes and CRC-32 of a flat CPU tensor, as two int64."""
+def checksum_of(payload: torch.Tensor) -> int:
+    """CRC-32 of a flat CPU tensor's bytes."""
     # Some gigabytes per second: little beside encoding, and nothing beside a WAN.
-    return torch.tensor([_nbytes(payload), zlib.crc32(payload.numpy())], dtype=torch.int64)
+    return zlib.crc32(payload.numpy())
 
 
-def damage(payload: torch.Tensor, seal: torch.Tensor) -> str | None:
-    """What is wrong with a payload that came with `seal`; None where nothing is."""
-    length, checksum = seal.tolist()
-    if length != _nbytes(payload):
-        return f"{length} bytes were sent where {_nbytes(payload)} were expected"
-    if checksum != zlib.crc32(payload.numpy()):
-        return f"the checksum of its {length} bytes is wrong"
+def wrong_length(payload: torch.Tensor, header: Header) -> str | None:
+    """What is wrong with the length that `header` tells of a payload that goes into `payload`; None where nothing is.
+
+    To be asked before the payload has arrived: one of another length never will.
+    """
+    if header.nbytes != payload.nbytes:
+        return f"{header.nbytes} bytes were sent where {payload.nbytes} were expected"
     return None
 
 
-def _nbytes(payload: torch.Tensor) -> int:
-    return payload.numel() * payload.element_size()
+def damage(payload: torch.Tensor, header: Header) -> str | None:
+    """What is wrong with the bytes of a payload that arrived; None where nothing is."""
+    if header.checksum != checksum_of(payload):
+        return f"the checksum of its {header.nbytes} bytes is wrong"
+    return None

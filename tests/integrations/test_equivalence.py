@@ -6,7 +6,7 @@ import json
 import pytest
 
 from geo_accel.testing.runs import distance, train
-from geo_accel.transport.seal import SEAL_BYTES
+from geo_accel.transport.identity import HEADER_BYTES
 
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
 LOCAL_SGD = json.dumps(
@@ -59,5 +59,5 @@ def test_wan_bytes_are_the_plans(runs):
     weights = runs["geo-local-sgd"].weights[0]
     model = 4 * sum(tensor.numel() for name, tensor in weights.items() if name != "lm_head.weight")
     assert [record["summary"]["wan_bytes"] for record in runs["geo-local-sgd"].records] == [
-        3 * (model + SEAL_BYTES)
+        3 * (model + HEADER_BYTES)
     ] * 2

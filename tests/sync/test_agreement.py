@@ -16,7 +16,7 @@ from geo_accel.sync.outer import OuterStep
 from geo_accel.sync.rounds import InPlace
 from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.units import find_units
-from tests.transport.memory import bits, on_all_sites
+from tests.transport.memory import bits, message, on_all_sites
 
 
 def model_on(transport, widths, dtype):
@@ -39,7 +39,7 @@ def rounds_on(transport, net, rule, outer, pieces, snapshots, replaces=False):
         weights = snapshot if snapshots else InPlace(masters, selection, replaces)
         course = agree(
             transport,
-            Terms(averaging=rule, scratch=Scratch()),
+            Terms(averaging=rule, scratch=Scratch(), message=message()),
             weights,
             anchor,
             selection.ranges,
@@ -105,7 +105,8 @@ def test_what_is_not_finite_is_refused_where_it_lies(place, bad):
         change = torch.zeros(1, selection.length)
         change[0, place] = bad
         masters.add(selection, change)
-        terms, anchor = Terms(averaging=Averaging(codec="int8"), scratch=Scratch()), torch.zeros(masters.size)
+        terms = Terms(averaging=Averaging(codec="int8"), scratch=Scratch(), message=message())
+        anchor = torch.zeros(masters.size)
         weights, ranges = InPlace(masters, selection), selection.ranges
         with pytest.raises(NotFiniteError) as caught:
             next(agree(transport, terms, weights, anchor, ranges, lambda *_: None, replaces=False))

@@ -4,10 +4,12 @@
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from geo_accel.topology import Site, Topology
+from geo_accel.transport.identity import Identity, Message
 
 _DEADLINE_S = 20
 
@@ -21,16 +23,18 @@ class MemoryTransport:
         self._lines = lines
         self.sent: list[int] = []
 
-    def swap(self, sends, receives) -> None:
+    def swap(self, sends, receives, message) -> None:
         for peer, tensor in sends.items():
             if tensor.numel():
-                self._lines[self.topology.rank, peer].put(tensor.clone())
+                self._lines[self.topology.rank, peer].put((message.identity, tensor.clone()))
                 self.sent.append(tensor.numel() * tensor.element_size())
         for peer, room in receives.items():
             if room.numel():
-                arrived = self._lines[peer, self.topology.rank].get(timeout=_DEADLINE_S)
+                identity, arrived = self._lines[peer, self.topology.rank].get(timeout=_DEADLINE_S)
+                assert identity == message.identity, "a message of another identity than expected"
                 assert arrived.numel() == room.numel(), "a payload of another size than expected"
                 room.copy_(arrived.view(room.dtype))
+        message.identity = replace(message.identity, phase=message.identity.phase + 1)
 
 
 def on_all_sites(sites: int, work: Callable[[MemoryTransport], object]) -> list:
@@ -39,6 +43,11 @@ def on_all_sites(sites: int, work: Callable[[MemoryTransport], object]) -> list:
     with ThreadPoolExecutor(sites) as pool:
         futures = [pool.submit(work, MemoryTransport(rank, sites, lines)) for rank in range(sites)]
         return [future.result(timeout=60) for future in futures]
+
+
+def message(number: int = 0) -> Message:
+    """Of round `number`."""
+    return Message(Identity(kind="round", step=number))
 
 
 def bits(tensors: Sequence[torch.Tensor]) -> set[bytes]:

@@ -16,7 +16,7 @@ from geo_accel.sync.outer import OuterStep
 from geo_accel.transport import exchange
 from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.wire.codec import get_codec
-from tests.transport.memory import bits, on_all_sites
+from tests.transport.memory import bits, message, on_all_sites
 
 DENSE = ("fp32", "bf16", "int8", "int4", "int2")
 
@@ -65,7 +65,7 @@ class Site:
         snapshot = Snapshot(self.weights.clone())
         for _ in agree(
             self.transport,
-            terms(averaging=rule, scratch=self.scratch, seed=number),
+            terms(averaging=rule, scratch=self.scratch, message=message(number), seed=number),
             snapshot,
             self.anchor,
             [(0, len(self.weights))],
@@ -310,7 +310,7 @@ def test_anchors_agree_over_200_rounds_with_unequal_ratios():
 
 def test_answers_of_a_hub_have_room_for_all_that_was_kept():
     for kept in ((41, 41), (41, 410, 1000), (4000, 4000)):
-        terms = Terms(averaging=Averaging(codec="topk", exchange="hub", kept=kept), scratch=Scratch())
-        codec = terms.answer_codec()
+        rule = Averaging(codec="topk", exchange="hub", kept=kept)
+        codec = Terms(averaging=rule, scratch=Scratch(), message=message()).answer_codec()
         assert codec.name == "int8" or codec.kept >= min(4096, sum(kept))
         assert codec.encoded_bytes(exchange.CHUNK) <= get_codec("int8").encoded_bytes(exchange.CHUNK)
