@@ -69,7 +69,7 @@ def test_a_site_that_is_out_of_step_is_named_by_all_and_nothing_is_averaged(tmp_
         # Before that one site was late, which the others said: bugs.md 23.
         said = [json.loads((tmp_path / f"late.rank-{r}.json").read_text())["said"] for r in range(len(sites))]
         assert not said[1] and all(len(lines) == 1 for rank, lines in enumerate(said) if rank != 1)
-        assert "averages after step 4 (round 1 there): has been waiting for site site1 (rank 1)" in said[0][0]
+        assert "averages after step 5 (round 1 there): has been waiting for site site1 (rank 1)" in said[0][0]
 
 
 def test_a_site_that_is_lost_while_steps_are_measured_is_named_at_the_next_step(tmp_path):
