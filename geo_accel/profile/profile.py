@@ -194,8 +194,8 @@ def _read_published(folder: Path) -> Profile:
     odd = next((name for name in transfers if name not in backward), None)
     if odd is not None:
         raise ValueError(
-            f"{folder}: profile: module {odd} is in comm.json but not in bp.json, so nothing says when its gradient is "
-            "ready: add its seconds of backward."
+            f"{folder}: profile: module {odd} is in comm.json but not in bp.json: nothing says when its gradient is "
+            "ready. Add its seconds of backward."
         )
 
     def seconds(name: str, value: object) -> float:
