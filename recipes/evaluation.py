@@ -4,12 +4,15 @@
 from pathlib import Path
 
 import evaluate
+import numpy
 import torch
 from accelerate import Accelerator
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
 
+IGNORED = -100
+"""Label of a token that is not to be predicted."""
 METRIC = Path(__file__).parent / "metrics" / "clm_quality.py"
 
 
@@ -18,20 +21,42 @@ def load_metric() -> evaluate.EvaluationModule:
     return evaluate.load(str(METRIC), keep_in_memory=True)
 
 
-def most_likely_tokens(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """For Trainer's `preprocess_logits_for_metrics`: ranks exchange one token per place, not a whole vocabulary."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+def score_blocks(
+    logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most likely token at each place, and each block's loss: nats summed over the tokens that it predicts.
+
+    For Trainer's `preprocess_logits_for_metrics` too: ranks exchange one token per place and one sum per block, not a
+    whole vocabulary.
+    """
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    # Block by block, for the memory: in float32 the logits of a batch can be the largest tensor of all.
+    losses = [
+        functional.cross_entropy(places[:-1].float(), tokens[1:], reduction="sum", ignore_index=IGNORED)
+        for places, tokens in zip(logits, labels, strict=True)
+    ]
+    return logits.argmax(dim=-1).int(), torch.stack(losses)
+
+
+def quality(
+    metric: evaluate.EvaluationModule, predicted: numpy.ndarray, losses: numpy.ndarray, labels: numpy.ndarray
+) -> dict[str, float]:
+    """`loss`, `accuracy` and `perplexity` of blocks that `score_blocks` scored: means over all predicted tokens.
+
+    Trainer's own evaluation loss is none: it is a mean over batches in which the blocks that even out the ranks count
+    twice, and where transformers does not know that a model shifts its labels, of n tokens of a block n - 1 count.
+    """
+    references = labels[:, 1:].reshape(-1)
+    loss = float(losses.sum(dtype="float64") / max(1, (references != IGNORED).sum()))
+    return metric.compute(predictions=predicted[:, :-1].reshape(-1), references=references, loss=loss) | {"loss": loss}
 
 
 def trainer_quality(metric: evaluate.EvaluationModule):
-    """A `compute_metrics` for Trainer; needs `include_for_metrics=["loss"]`."""
+    """A `compute_metrics` for Trainer, whose own `eval_loss` gives way to this one; needs `score_blocks`."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return metric.compute(
-            predictions=prediction.predictions[:, :-1].reshape(-1),
-            references=prediction.label_ids[:, 1:].reshape(-1),
-            loss=float(prediction.losses.mean()),
-        )
+        predicted, losses = prediction.predictions
+        return quality(metric, predicted, losses, prediction.label_ids)
 
     return compute
 
@@ -46,21 +71,15 @@ def evaluate_blocks(
     results cross the network once at the end, and blocks that were handed out twice to even out the ranks count once.
     """
     model.eval()
-    numbers, losses, predictions, references = [], [], [], []
+    numbers, scores, references = [], [], []
     for batch in loader:
         numbers.append(batch.pop("block"))
-        logits = model(input_ids=batch["input_ids"]).logits[:, :-1].float()
-        labels = batch["labels"][:, 1:]
-        losses.append(functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(dim=1))
-        predictions.append(logits.argmax(dim=-1).int())
-        references.append(labels.int())
+        scores.append(score_blocks(model(input_ids=batch["input_ids"]).logits, batch["labels"]))
+        references.append(batch["labels"].int())
     model.train()
-    own = [torch.cat(parts) for parts in (numbers, losses, predictions, references)]
-    number, loss, predicted, true = (part.cpu() for part in accelerator.gather(own))
+    own = [torch.cat(parts) for parts in (numbers, *zip(*scores, strict=True), references)]
+    number, predicted, losses, true = (part.cpu() for part in accelerator.gather(own))
     first = {int(block): place for place, block in reversed(list(enumerate(number)))}
     kept = torch.tensor(sorted(first.values()))
-    mean_loss = loss[kept].mean().item()
-    quality = metric.compute(
-        predictions=predicted[kept].flatten().numpy(), references=true[kept].flatten().numpy(), loss=mean_loss
-    )
-    return {"eval_loss": mean_loss, "eval_accuracy": quality["accuracy"], "perplexity": quality["perplexity"]}
+    found = quality(metric, predicted[kept].numpy(), losses[kept].numpy(), true[kept].numpy())
+    return {"eval_loss": found["loss"], "eval_accuracy": found["accuracy"], "perplexity": found["perplexity"]}

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import geo_accel
 from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArguments, parse_arguments
 from recipes.card import geo_summary, write_card
-from recipes.evaluation import load_metric, most_likely_tokens, trainer_quality
+from recipes.evaluation import load_metric, score_blocks, trainer_quality
 from recipes.exits import run_recipe, user_errors
 from recipes.model import save_merged
 from recipes.preparation import Prepared, prepare
@@ -131,7 +131,6 @@ def quieten(arguments: TrainingArguments) -> None:
 
 def build_trainer(arguments: TrainingArguments, prepared: Prepared) -> Trainer:
     """A Trainer that scores each evaluation with the metric of this repository."""
-    arguments.include_for_metrics = ["loss"]
     evaluates = prepared.eval_blocks is not None
     return Trainer(
         model=prepared.model,
@@ -141,7 +140,7 @@ def build_trainer(arguments: TrainingArguments, prepared: Prepared) -> Trainer:
         processing_class=prepared.tokenizer,
         data_collator=default_data_collator,
         compute_metrics=trainer_quality(load_metric()) if evaluates else None,
-        preprocess_logits_for_metrics=most_likely_tokens if evaluates else None,
+        preprocess_logits_for_metrics=score_blocks if evaluates else None,
     )
 
 

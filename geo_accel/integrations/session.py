@@ -18,7 +18,8 @@ from geo_accel.config import GeoConfig, load_config
 from geo_accel.plan.plan import Plan
 from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
-from geo_accel.transport.gloo import GlooTransport, check_privacy
+from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.privacy import INTERFACE_VARIABLE, exposure, kernel, refuse_public, ways_of_this_rank
 from geo_accel.transport.store import ControlPlane
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
@@ -70,13 +71,16 @@ def find_sites(config: ConfigSource) -> Sites | None:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         _say("geo_accel is off: this is a single process. Launch one or more per site to train across sites.")
         return None
-    check_privacy(settings.resilience.allow_public_plaintext)
+    exposed = None
+    if not settings.resilience.allow_public_plaintext:
+        exposed = exposure(ways_of_this_rank(settings.link.interface, "gloo" in str(dist.get_backend())))
     deadline = settings.resilience.round_timeout_s
     deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     control = ControlPlane(rank, world_size, deadline)
-    answers = control.gather("starting", [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites])
-    labels, names, wishes = zip(*answers, strict=True)
+    own = [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites, exposed, kernel()]
+    answers = control.gather("starting", own)
+    labels, names, wishes, exposures, kernels = zip(*answers, strict=True)
     odd = next((r for r, wish in enumerate(wishes) if wish != wishes[0]), None)
     if odd is not None:
         raise ValueError(f"config sites is {wishes[0]} on rank 0 and {wishes[odd]} on rank {odd}; they must be equal.")
@@ -88,6 +92,8 @@ def find_sites(config: ConfigSource) -> Sites | None:
         )
         return None
     control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
+    # All ranks raise, not only the one that is exposed: nobody waits for it.
+    refuse_public({control.name_of(r): pair for r, pair in enumerate(zip(exposures, kernels, strict=True))})
     return Sites(config=settings, topology=topology, control=control, deadline_s=deadline)
 
 
@@ -100,7 +106,7 @@ def connect(config: ConfigSource) -> Session | None:
     if sites is None:
         return None
     if sites.config.link.interface != "auto":
-        os.environ["GLOO_SOCKET_IFNAME"] = sites.config.link.interface
+        os.environ[INTERFACE_VARIABLE] = sites.config.link.interface
     transport = GlooTransport(sites.topology, sites.deadline_s)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]

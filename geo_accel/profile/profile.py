@@ -185,31 +185,39 @@ def read_profile(path: str | os.PathLike) -> Profile:
 def _read_published(folder: Path) -> Profile:
     """DreamDDP's published profiles: seconds of backward and of one all-reduce by leaf module, in forward order.
 
-    A NaN there is a module without parameters, and counts as 0. Elements are not known, nor are forward times.
+    A NaN there is a module without parameters, and counts as 0. Elements are not known, nor are forward times. What is
+    only in bp.json is frozen, as most of a LoRA run is: never sent, so no unit, and what it computes delays the next
+    unit's gradient.
     """
     tables = {name: read("profile", folder / name, _seconds_by_module) for name in ("bp.json", "comm.json")}
     backward, transfers = tables["bp.json"], tables["comm.json"]
-    odd = sorted(backward.keys() ^ transfers.keys())
-    if odd:
-        raise ValueError(f"{folder}: profile: module {odd[0]} is in only one of bp.json and comm.json.")
+    odd = next((name for name in transfers if name not in backward), None)
+    if odd is not None:
+        raise ValueError(
+            f"{folder}: profile: module {odd} is in comm.json but not in bp.json: nothing says when its gradient is "
+            "ready. Add its seconds of backward."
+        )
 
     def seconds(name: str, value: object) -> float:
         if not isinstance(value, int | float):
             raise ValueError(f"{folder}: profile: the time of module {name} is {value!r}, not a number.")
         return 0.0 if math.isnan(value) else float(value)
 
+    units, frozen_s = [], 0.0
     try:
+        for name in reversed(backward):
+            backward_s = seconds(name, backward[name])
+            if name not in transfers:
+                _check(f"backward_s of frozen module {name}", backward_s)
+                frozen_s += backward_s
+                continue
+            transfer_s = seconds(name, transfers[name])
+            units.append(UnitProfile(name=name, numel=0, backward_s=frozen_s + backward_s, transfer_s=transfer_s))
+            frozen_s = 0.0
+        if units:  # what comes after the last unit: backward stays as long as it is
+            units[-1] = replace(units[-1], backward_s=units[-1].backward_s + frozen_s)
         return Profile(
-            units=tuple(
-                UnitProfile(
-                    name=name,
-                    numel=0,
-                    backward_s=seconds(name, backward[name]),
-                    transfer_s=seconds(name, transfers[name]),
-                )
-                for name in reversed(backward)
-            ),
-            provenance={"format": "DreamDDP, bp.json and comm.json", "folder": folder.name},
+            units=tuple(units), provenance={"format": "DreamDDP, bp.json and comm.json", "folder": folder.name}
         )
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None

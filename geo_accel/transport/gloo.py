@@ -6,10 +6,7 @@ the same operations in the same order, whatever its training thread is doing, an
 group with anything the training thread calls: that is why this cannot deadlock.
 """
 
-import ipaddress
-import os
 import re
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -225,23 +222,3 @@ def _cause(error: Exception) -> str:
     """gloo's message without its source location and its guesses."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[\S*/gloo/\S*\] ", "", text).split(". This is typically")[0][:160]
-
-
-def check_privacy(allow_public_plaintext: bool) -> None:
-    """Refuses a rendezvous over a public address: gloo's traffic is not encrypted.
-
-    Raises ValueError unless `allow_public_plaintext`; a name that does not resolve is left to the launcher.
-    """
-    master = os.environ.get("MASTER_ADDR")
-    if allow_public_plaintext or not master:
-        return
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(master, None)}
-    except OSError:
-        return
-    public = sorted(address for address in addresses if ipaddress.ip_address(address.split("%")[0]).is_global)
-    if public:
-        raise ValueError(
-            f"MASTER_ADDR {master} is the public address {public[0]}, and traffic between sites is not encrypted: "
-            "use a tunnel (WireGuard or the like), or set resilience.allow_public_plaintext to true."
-        )

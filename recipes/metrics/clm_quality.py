@@ -32,5 +32,5 @@ class ClmQuality(evaluate.Metric):
             raise ValueError("no token to score: every reference is -100.")
         quality = {"accuracy": float((predicted == true)[counted].mean())}
         if loss is not None:
-            quality["perplexity"] = math.exp(loss) if loss < 700 else math.inf
+            quality["perplexity"] = math.inf if loss > 700 else math.exp(loss)
         return quality

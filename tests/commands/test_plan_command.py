@@ -117,6 +117,14 @@ def test_dreamddp_reaches_the_exact_optimum_on_the_published_profiles(call, name
 
 
 @needs_published
+def test_of_a_lora_run_only_what_trains_is_sent(call):
+    found = call("--profile", SHARED / "qwen2.5-7b-lora-16w-1gbit", "--period", 10, "--schedule", "dreamddp")
+    assert found["exposed_s_per_period"] == pytest.approx(0.0869, abs=1e-4)
+    names = [name for name, _ in found["plan"]["units"]]
+    assert len(names) == 392 and all(".lora_" in name for name in names)
+
+
+@needs_published
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_equal_and_full_cost_what_the_paper_says(call, name):
     for schedule, mode, expected in zip(("equal", "full"), ("backward", "blocking"), PUBLISHED[name][2:], strict=True):

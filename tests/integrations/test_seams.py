@@ -10,7 +10,6 @@ from transformers import trainer as trainer_module
 
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
 from geo_accel.integrations.trainer_seam import NAMES, training_collectives_in_site
-from geo_accel.transport.gloo import check_privacy
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,12 +55,3 @@ def test_a_loader_that_reads_for_everyone_is_refused():
 def test_private_data_needs_a_prepared_loader():
     with pytest.raises(ValueError, match="needs a prepared map-style dataloader"):
         deal_in_site(DataLoader([1, 2, 3]), None)
-
-
-def test_plaintext_over_a_public_address_is_refused(monkeypatch):
-    monkeypatch.setenv("MASTER_ADDR", "8.8.8.8")
-    with pytest.raises(ValueError, match=r"public address 8\.8\.8\.8, .*WireGuard"):
-        check_privacy(False)
-    check_privacy(True)
-    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
-    check_privacy(False)

@@ -207,6 +207,16 @@ def test_the_published_format_is_read_in_backward_order(tmp_path):
     assert profile.compute_s == 3.0 and profile.numel == 0 and profile.link is None
 
 
+def test_a_frozen_module_computes_and_is_never_sent(tmp_path):
+    backward = '{"embed": 8.0, "q.base": 0.5, "q.lora": 1.0, "v.base": NaN, "v.lora": 0.25, "head": 2.0}'
+    profile = read_profile(published(tmp_path, backward, '{"v.lora": 3.0, "q.lora": 4.0}'))
+    assert [(unit.name, unit.backward_s, unit.transfer_s) for unit in profile.units] == [
+        ("v.lora", 2.25, 3.0),  # its gradient is ready once the head's is through
+        ("q.lora", 9.5, 4.0),
+    ]
+    assert profile.compute_s == profile.backward_s == 11.75
+
+
 @pytest.mark.parametrize(
     "files, problem",
     [
@@ -214,7 +224,9 @@ def test_the_published_format_is_read_in_backward_order(tmp_path):
         ({"backward": None}, "bp.json: profile: cannot be read"),
         ({"comm": '{"wte": 1'}, "comm.json: profile: not JSON, or cut off"),
         ({"backward": "[1, 2]"}, "bp.json: profile: expected seconds by module"),
-        ({"comm": '{"wte": 1.0}'}, "module drop is in only one of"),
+        ({"backward": '{"wte": 1.0}'}, "module drop is in comm.json but not in bp.json"),
+        ({"comm": "{}"}, "it has no units"),
+        ({"backward": '{"wte": 1, "drop": 0, "head": 1, "base": -9}'}, "backward_s of frozen module base is -9.0"),
         ({"comm": '{"wte": "1", "drop": 0, "head": 0}'}, "time of module wte is '1', not a number"),
         ({"comm": '{"wte": -1, "drop": 0, "head": 0}'}, "transfer_s of unit wte is -1.0"),
         ({"comm": '{"wte": Infinity, "drop": 0, "head": 0}'}, "transfer_s of unit wte is inf"),

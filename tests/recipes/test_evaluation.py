@@ -1,18 +1,20 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The metric script and the evaluation of the Accelerate recipe."""
+"""The metric script and the evaluations of both recipes."""
 
 import math
 
-import numpy
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, default_data_collator
+from transformers import EvalPrediction, TrainingArguments, default_data_collator
 
 from recipes.data import build_blocks
-from recipes.evaluation import evaluate_blocks, load_metric, most_likely_tokens, trainer_quality
+from recipes.evaluation import evaluate_blocks, load_metric, score_blocks, trainer_quality
+from recipes.finetune_clm import build_trainer
 from recipes.model import fresh_model
+from recipes.preparation import Prepared
 from recipes.tokenizer import train_byte_level_bpe
 
 
@@ -37,17 +39,48 @@ def test_nothing_to_score_is_an_error(metric):
         metric.compute(predictions=[1, 2], references=[-100, -100])
 
 
-def test_for_trainer_each_prediction_is_of_the_next_token(metric):
-    tokens = numpy.array([[5, 6, 7, 8], [1, 2, 3, 4]])
-    predictions = numpy.array([[6, 7, 8, 0], [2, 0, 4, 0]])
-    prediction = EvalPrediction(predictions=predictions, label_ids=tokens, losses=numpy.array([1.0, 3.0]))
-    quality = trainer_quality(metric)(prediction)
-    assert quality == {"accuracy": pytest.approx(5 / 6), "perplexity": pytest.approx(math.exp(2.0))}
+def test_a_loss_that_is_no_number_has_no_perplexity(metric):
+    assert math.isnan(metric.compute(predictions=[1], references=[1], loss=math.nan)["perplexity"])
 
 
-def test_logits_become_tokens():
-    logits = torch.tensor([[[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]])
-    assert most_likely_tokens((logits, "past"), logits).tolist() == [[1, 0]]
+def test_each_prediction_is_of_the_next_token_and_tokens_count_alike(metric):
+    labels = torch.tensor([[5, 6, 7, 8], [1, 2, 3, -100]])
+    logits = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
+    predicted, losses = score_blocks((logits, "past"), labels)
+    assert predicted.tolist() == logits.argmax(-1).tolist() and losses.shape == (2,)
+    found = trainer_quality(metric)(
+        EvalPrediction(predictions=(predicted.numpy(), losses.numpy()), label_ids=labels.numpy())
+    )
+    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).item()  # of 5 tokens
+    right = (predicted[:, :-1] == labels[:, 1:]).sum().item() / 5
+    assert found == pytest.approx({"loss": expected, "perplexity": math.exp(expected), "accuracy": right})
+
+
+@pytest.mark.parametrize("known", ["ForCausalLM", None])
+def test_both_recipes_give_the_mean_over_predicted_tokens(tmp_path, metric, known):
+    """Whether or not transformers knows that the model shifts its labels; one in eight tokens is not predicted."""
+    tokenizer = train_byte_level_bpe(["some text to learn from"], vocab_size=270)
+    torch.manual_seed(0)
+    model = fresh_model("gpt2", "n_layer=1,n_embd=32,n_head=2,initializer_range=0.5", tokenizer)
+    model.loss_type = known
+    blocks = build_blocks(["what is scored " * 21], tokenizer, 8)
+    tokens = torch.tensor(blocks["input_ids"][:])
+    with torch.no_grad():
+        logits = model.eval()(input_ids=tokens).logits[:, :-1]
+    expected = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    right = (logits.argmax(-1) == tokens[:, 1:]).float().mean().item()
+
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=4)
+    prepared = Prepared(model=model, tokenizer=tokenizer, train_blocks=None, eval_blocks=blocks)
+    by_trainer = build_trainer(arguments, prepared).evaluate()
+    numbered = blocks.add_column("block", list(range(len(blocks))))
+    loader = DataLoader(numbered, batch_size=4, collate_fn=default_data_collator)
+    by_loop = evaluate_blocks(Accelerator(cpu=True), model, loader, metric)
+    by_trainer["perplexity"] = by_trainer["eval_perplexity"]
+    for found in (by_trainer, by_loop):
+        assert found["eval_loss"] == pytest.approx(expected, rel=1e-5)
+        assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+        assert found["eval_accuracy"] == pytest.approx(right)
 
 
 def test_blocks_are_scored_as_the_model_itself_scores_them(metric):

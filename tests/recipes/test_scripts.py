@@ -2,15 +2,19 @@
 """Both recipes as a user starts them: whole runs, in processes of their own, whose results load and generate."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from geo_accel.testing.launch import run_workers
+from recipes.data import build_blocks
 from recipes.model import fresh_model
 from recipes.tokenizer import train_byte_level_bpe
 
@@ -64,6 +68,16 @@ def generated(folder):
     return tokenizer.decode(tokens[0])
 
 
+def loss_over_predicted_tokens(folder, text, block_size, batch):
+    """Of a saved model over the blocks of a file, which do not fill the last of all ranks' batches."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    tokens = torch.tensor(build_blocks(text.read_text().splitlines(), tokenizer, block_size)["input_ids"][:])
+    assert len(tokens) % batch not in (0, batch // 2)
+    with torch.no_grad():
+        logits = model(input_ids=tokens).logits[:, :-1]
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+
+
 @pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
 def test_one_process_trains_evaluates_and_saves(tmp_path, script):
     code, _, errors = start(script, f"{TINY} {STEPS[script]} 6", tmp_path)
@@ -108,6 +122,11 @@ def test_two_sites_train_on_private_text_with_lora(tmp_path, monkeypatch, script
     assert generated(tmp_path / "out") and (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| sites | site0, site1 |" in card and "| steps | 6 |" in card
+    # No block counts twice, though the last batches of the ranks are evened out.
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    loss = loss_over_predicted_tokens(tmp_path / "out", tmp_path / "validation.txt", 32, batch=16)
+    assert results["eval_loss"] == pytest.approx(loss, rel=1e-5)
+    assert results["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
 @pytest.mark.slow
