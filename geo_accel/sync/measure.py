@@ -279,7 +279,7 @@ def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:
 
 
 class _Loopback:
-    """A transport whose peers all say what this rank says."""
+    """A transport whose peers all say what this rank says, or where their share is not as long as its own, zeros."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -287,8 +287,11 @@ class _Loopback:
 
     def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         for peer, room in receives.items():
-            payload = sends[peer][: room.numel()]
-            room[: payload.numel()].copy_(payload)
+            # Part of a payload is none: where its scales should be, a longer one has codes.
+            if room.numel() == sends[peer].numel():
+                room.copy_(sends[peer])
+            else:
+                room.zero_()
 
 
 def _processor_time(work: Callable[[], object], device: torch.device | None = None) -> float:

@@ -13,6 +13,7 @@ from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.measure import Rehearsal, levelled, measure_handling, measure_links
 from geo_accel.topology import Site, Topology
 from geo_accel.units import find_units
+from geo_accel.wire.kernels import BLOCK
 
 UP, DOWN = (1e6, 5e5, 2e5, 1e6), (1e7, 4e5, 1e7, 1e7)  # bytes per second
 RANKS = range(len(UP))
@@ -117,3 +118,18 @@ def test_rehearsing_changes_no_weight_and_counts_each_codec():
         assert 1e-11 < rehearsal.training_s(codec) < 1e-5
     # The training thread does all of a dense round here, and of a sparse one what a snapshot takes.
     assert rehearsal.background_s("int4") == 0 < rehearsal.background_s("topk") < 1e-5
+
+
+@pytest.mark.parametrize("sites", [3, 4, 5])
+def test_rehearsing_with_shares_of_unlike_lengths_hears_finite_values(sites):
+    # 11 blocks are dealt to the sites, the last of which gets more than the first: of what that says, codes would be
+    # read as scales. Here they are a NaN's bits.
+    topology = Topology(sites=tuple(Site(name=f"site{i}", ranks=(i,)) for i in range(sites)), rank=sites - 1)
+    model = torch.nn.Linear(8 * 11 * BLOCK, 1, bias=False)
+    rounds = Rounds()
+    rounds.masters = PlainMasters(find_units(model), topology)
+    for seed in range(100):
+        blocks = torch.randn(8 * 11, BLOCK, generator=torch.Generator().manual_seed(seed))
+        blocks[:, :4] = -blocks[:, 4:].abs().amax(dim=1, keepdim=True) / 127
+        model.weight.data.copy_(blocks.view(1, -1))
+        Rehearsal(rounds, topology, ["int8"]).once()
