@@ -23,8 +23,7 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
-from geo_accel.sync import checkpoint, planning
-from geo_accel.sync import engine as sync_engine
+from geo_accel.sync import checkpoint, flush, planning
 from geo_accel.testing.backward_scenarios import averaged_in_backward
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 from geo_accel.testing.pace_worker import Weights
@@ -411,7 +410,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     dist.init_process_group("gloo")
     # A flush takes several rounds, as it does with models that are no toys.
-    sync_engine.FLUSH_ELEMENTS = 50
+    flush.FLUSH_ELEMENTS = 50
     for name in names:
         record = SCENARIOS[name](out)
         (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
