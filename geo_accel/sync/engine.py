@@ -27,14 +27,16 @@ from geo_accel.sync.flush import Flush
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
+from geo_accel.sync.rest import untrained_checksums
 from geo_accel.sync.rounds import Round, Rounds
+from geo_accel.sync.trained import trained_units
 from geo_accel.sync.wishes import Wishes
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Message
 from geo_accel.transport.store import ControlPlane
-from geo_accel.units import Unit, find_units
+from geo_accel.units import Unit
 
 logger = logging.getLogger("geo_accel")
 
@@ -55,6 +57,7 @@ class Engine:
         control: ControlPlane,
         *,
         optimizer: torch.optim.Optimizer | None = None,
+        other_optimizers: Sequence[torch.optim.Optimizer] = (),
         is_last_micro_batch: Callable[[], bool] = lambda: True,
         masters: Callable[[Sequence[Unit], Topology], Masters] = PlainMasters,
         **facts: object,
@@ -62,7 +65,8 @@ class Engine:
         """`model` is the bare model, not its DDP wrapper. `facts` must be the same everywhere, like the config.
 
         `masters` makes what rounds act on; by default the model's own parameters.
-        `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward" only;
+        `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward", and where it has
+        an eval mode. What neither it nor `other_optimizers` train is not sent, and named in a warning.
         `is_last_micro_batch` says during backward whether the optimizer's step follows it.
 
         Raises ValueError, on every rank alike, where sites disagree on config, model or initial weights, or the mode
@@ -70,17 +74,17 @@ class Engine:
         """
         self.topology = transport.topology
         self.config = config
-        self.units = find_units(model)
+        self.units = trained_units(model, (optimizer, *other_optimizers), says=self.topology.rank == 0)
         self.masters = masters(self.units, self.topology)
-        require_same(control, self.topology, config, self.masters, facts)
+        require_same(control, self.topology, config, self.masters, facts, untrained_checksums(model, self.units))
         self._transport = transport
         self._sent_before = transport.bytes_sent
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
         self._rounds = Rounds(self.masters, transport, self._trace)
         self._rounds.reset_anchor()
-        self._flush = Flush(model, self.masters, self._rounds, self.topology)
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._flush = Flush(model, self.masters, self._rounds, transport, control, self._optimizer)
         self._is_last_micro_batch = is_last_micro_batch
         self._require_mode_fits(config.sync.mode)
         self._planning = Planning(
@@ -250,13 +254,14 @@ class Engine:
     def flush(self) -> None:
         """Finishes what is in flight, then one exact full average: afterwards all sites hold the same bits.
 
+        An optimizer with an eval mode may be in either. Raises ValueError, on every rank, where sites still differ.
         Does nothing where no step has passed since the last flush.
         """
         self._check()
         if self._flushed_at == self.step_count:
             return
         start = perf_counter()
-        with self._losing_sites():
+        with self._losing_sites(), self._flush.in_training_form():
             self._apply_all()
             self._flush.run(self.step_count, self.plan.averaging.coefficients if self.plan else ())
         self._flushed_at = self.step_count

@@ -26,6 +26,7 @@ from geo_accel.profile.document import write_whole
 from geo_accel.sync import checkpoint, flush, planning
 from geo_accel.testing.backward_scenarios import averaged_in_backward
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
+from geo_accel.testing.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
 from geo_accel.testing.pace_worker import Weights
 from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
@@ -400,6 +401,11 @@ SCENARIOS = {
     ),
     "wishing_measured": lambda out: wishing({}, Weights(1000), 16),
     "lost_early": lost_early,
+    "schedule_free": lambda out: schedule_free(),
+    "by_hand": lambda out: by_hand(),
+    "odd_weights": lambda out: refused("moved weights"),
+    "odd_buffer": lambda out: refused("another buffer"),
+    "other_defaults": lambda out: with_other_defaults(lambda: moving(config(period=3, codec="int8"), 10)),
     "followed": lambda out: followed(steps=130, change_at=40),
     "lives": lambda out: random_life(out, seed=7, runs=6),
 }
