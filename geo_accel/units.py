@@ -77,15 +77,6 @@ def find_units(model: nn.Module) -> list[Unit]:
     return units[::-1]
 
 
-def averaged_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Floating-point buffers that are part of the model's state (BatchNorm statistics), by name.
-
-    Buffers outside the state dict are constants that every site computes for itself.
-    """
-    state = model.state_dict(keep_vars=True)
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in state and buffer.is_floating_point()]
-
-
 def checksums(units: Sequence[Unit]) -> dict[str, int]:
     """CRC-32 of each unit's parameter bytes, to find units that differ between sites."""
     return {unit.name: checksum(parameter.detach() for _, parameter in unit.parameters) for unit in units}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from geo_accel.testing.models import build_data, build_model
-from geo_accel.units import averaged_buffers, checksums, find_units, record_backward_order
+from geo_accel.units import checksums, find_units, record_backward_order
 
 
 def trainable(model):
@@ -75,12 +75,6 @@ def test_parameters_outside_of_submodules_are_found():
 def test_a_frozen_model_is_refused():
     with pytest.raises(ValueError, match="no trainable parameters"):
         find_units(build_model("frozen"))
-
-
-def test_only_saved_floating_buffers_are_averaged():
-    names = {name.split(".")[-1] for name, _ in averaged_buffers(build_model("resnet"))}
-    assert names == {"running_mean", "running_var"}
-    assert averaged_buffers(build_model("llama")) == []  # rotary tables are constants
 
 
 def test_checksums_name_the_unit_that_changed():

@@ -156,6 +156,7 @@ class AccelerateTraining:
         self.engine = session.engine(
             accelerator.unwrap_model(model),
             optimizer=optimizer,
+            other_optimizers=accelerator._optimizers,
             is_last_micro_batch=lambda: accelerator.sync_gradients,
         )
         keep_gradients_in_site(model, session)

@@ -163,7 +163,7 @@ def install(backend: GeoBackend) -> None:
 
     def assert_ints_same_as_other_ranks(ints: list[int]) -> None:
         first, device = backend.session.topology.site.ranks[0], get_accelerator().current_device_name()
-        length = torch.tensor(len(ints), device=device)
+        length = torch.tensor(len(ints), dtype=torch.int64, device=device)
         backend.broadcast(length, first)
         mine = torch.tensor(ints, dtype=torch.int64, device=device)
         theirs = mine.clone() if dist.get_rank() == first else mine.new_empty(int(length))

@@ -17,6 +17,7 @@ from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import PlainMasters
+from geo_accel.sync.rest import untrained_checksums
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.units import find_units
 
@@ -48,7 +49,8 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
     # Here, because DDP will copy rank 0's weights to everyone when training begins; DeepSpeed copies inside the site.
     if trainer.model is not None and not trainer.is_deepspeed_enabled:
         masters = PlainMasters(find_units(trainer.model), session.topology)
-        require_same(session.control, session.topology, session.config, masters, {})
+        others = untrained_checksums(trainer.model, masters.units)
+        require_same(session.control, session.topology, session.config, masters, {}, others)
     args = trainer.args
     if args.average_tokens_across_devices:
         # It would gather token counts over the WAN in every step; each rank weighs its own tokens instead.

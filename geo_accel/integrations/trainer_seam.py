@@ -45,7 +45,7 @@ def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
     def distributed_broadcast_scalars(
         scalars: list[float], num_total_examples: int | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
-        return gather(torch.tensor(scalars, device=device))
+        return gather(torch.tensor(scalars, dtype=torch.float32, device=device))
 
     def deepspeed_load_checkpoint(*args: object, **kwargs: object) -> None:
         pass

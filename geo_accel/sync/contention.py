@@ -85,7 +85,7 @@ def _beside_a_transfer(rounds: Rounds, nbytes: int) -> _Crossing:
 
 def _beside_a_thread() -> float:
     stop = threading.Event()
-    values = torch.zeros(_DISTURBING_VALUES)
+    values = torch.zeros(_DISTURBING_VALUES, dtype=torch.float32, device="cpu")
 
     def disturb() -> None:
         other = torch.zeros_like(values)
@@ -108,7 +108,7 @@ def _for_a_while() -> float:
 
 def _burn(going_on: Callable[[], bool]) -> float:
     """Computes while `going_on()`; returns how often per second."""
-    matrix, count, start = torch.ones(256, 256), 0, perf_counter()
+    matrix, count, start = torch.ones(256, 256, dtype=torch.float32, device="cpu"), 0, perf_counter()
     while going_on():
         matrix @ matrix
         count += 1

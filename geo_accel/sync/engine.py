@@ -16,31 +16,29 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
-from geo_accel.plan.averaging import Averaging, Outer
-from geo_accel.plan.cost import bytes_per_value, exchange_for
+from geo_accel.plan.cost import bytes_per_value
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.profile.trace import Trace
 from geo_accel.sync.backward import BackwardHooks
+from geo_accel.sync.flush import Flush
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
+from geo_accel.sync.rest import untrained_checksums
 from geo_accel.sync.rounds import Round, Rounds
+from geo_accel.sync.trained import trained_units
 from geo_accel.sync.wishes import Wishes
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Message
 from geo_accel.transport.store import ControlPlane
-from geo_accel.units import Unit, averaged_buffers, find_units
+from geo_accel.units import Unit
 
 logger = logging.getLogger("geo_accel")
-
-# Elements per round of a flush, two of which are under way: enough to fill any link, little enough that staging stays
-# small and that little is encoded before the first bytes leave.
-FLUSH_ELEMENTS = 4 * 1024 * 1024
 
 
 class Engine:
@@ -59,6 +57,7 @@ class Engine:
         control: ControlPlane,
         *,
         optimizer: torch.optim.Optimizer | None = None,
+        other_optimizers: Sequence[torch.optim.Optimizer] = (),
         is_last_micro_batch: Callable[[], bool] = lambda: True,
         masters: Callable[[Sequence[Unit], Topology], Masters] = PlainMasters,
         **facts: object,
@@ -66,7 +65,8 @@ class Engine:
         """`model` is the bare model, not its DDP wrapper. `facts` must be the same everywhere, like the config.
 
         `masters` makes what rounds act on; by default the model's own parameters.
-        `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward" only;
+        `optimizer` (torch's own or a wrapper with it as `optimizer`) is needed for mode "backward", and where it has
+        an eval mode. What neither it nor `other_optimizers` train is not sent, and named in a warning.
         `is_last_micro_batch` says during backward whether the optimizer's step follows it.
 
         Raises ValueError, on every rank alike, where sites disagree on config, model or initial weights, or the mode
@@ -74,10 +74,9 @@ class Engine:
         """
         self.topology = transport.topology
         self.config = config
-        self.units = find_units(model)
+        self.units = trained_units(model, (optimizer, *other_optimizers), says=self.topology.rank == 0)
         self.masters = masters(self.units, self.topology)
-        require_same(control, self.topology, config, self.masters, facts)
-        self._model = model
+        require_same(control, self.topology, config, self.masters, facts, untrained_checksums(model, self.units))
         self._transport = transport
         self._sent_before = transport.bytes_sent
         self.control = control
@@ -85,6 +84,7 @@ class Engine:
         self._rounds = Rounds(self.masters, transport, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._flush = Flush(model, self.masters, self._rounds, transport, control, self._optimizer)
         self._is_last_micro_batch = is_last_micro_batch
         self._require_mode_fits(config.sync.mode)
         self._planning = Planning(
@@ -254,28 +254,16 @@ class Engine:
     def flush(self) -> None:
         """Finishes what is in flight, then one exact full average: afterwards all sites hold the same bits.
 
+        An optimizer with an eval mode may be in either. Raises ValueError, on every rank, where sites still differ.
         Does nothing where no step has passed since the last flush.
         """
         self._check()
         if self._flushed_at == self.step_count:
             return
         start = perf_counter()
-        with self._losing_sites():
+        with self._losing_sites(), self._flush.in_training_form():
             self._apply_all()
-            exact = Averaging(
-                exchange=exchange_for(len(self.topology.sites)),
-                coefficients=self.plan.averaging.coefficients if self.plan else (),
-            )
-            for pieces in self._flush_sets():
-                running = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=self.step_count, delay=0)
-                self._in_flight.append(running)
-                # The one before is applied, and the next one encoded, while this one crosses the link.
-                if len(self._in_flight) > 1:
-                    self._apply_next()
-            self._apply_all()
-            self._rounds.average_buffers(averaged_buffers(self._model), self.step_count)
-        # Low-precision parameters round what they are given: the anchor is what they hold.
-        self._rounds.reset_anchor()
+            self._flush.run(self.step_count, self.plan.averaging.coefficients if self.plan else ())
         self._flushed_at = self.step_count
         stop = perf_counter()
         self._trace.add("flush", "flush", start, stop)
@@ -370,19 +358,6 @@ class Engine:
             **self._planning.summary(),
             "sites": [site.name for site in self.topology.sites],
         }
-
-    def _flush_sets(self) -> list[tuple[Piece, ...]]:
-        sets: list[list[Piece]] = [[]]
-        used = 0
-        for unit, (_, length) in enumerate(self.masters.carried):
-            parts = max(1, -(-length // FLUSH_ELEMENTS))
-            for part in range(parts):
-                if sets[-1] and used + length // parts > FLUSH_ELEMENTS:
-                    sets.append([])
-                    used = 0
-                sets[-1].append(Piece(unit, part, parts))
-                used += length // parts
-        return [tuple(members) for members in sets]
 
     def _adopt(self, plan: Plan) -> None:
         """Begins `plan`, here or in mode "backward" in the step that begins here."""

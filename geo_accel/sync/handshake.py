@@ -16,11 +16,12 @@ def require_same(
     config: GeoConfig,
     masters: Masters,
     facts: Mapping[str, object],
+    untrained: Mapping[str, int],
 ) -> None:
     """Raises ValueError, with the same text on every rank, naming the sites and what differs between them.
 
     Compares version, config, units, initial weights (by checksum) and `facts` (anything a caller wants equal, by
-    name, such as the number of steps).
+    name, such as the number of steps). `untrained` are checksums of other weights, by name.
     """
     answers = control.gather(
         "comparing configs and weights",
@@ -29,6 +30,7 @@ def require_same(
             "config": config.to_dict(),
             "units": [[unit.name, unit.numel] for unit in masters.units],
             "weights": masters.checksums(),
+            "untrained": dict(untrained),
             "facts": dict(facts),
         },
     )
@@ -61,6 +63,12 @@ def _difference(a: dict, b: dict) -> str | None:
             f"initial weights of {weights[-1]}{more}. Load the same checkpoint on every site, or set the same seed "
             "before building the model."
         )
+    untrained = [
+        name for name in {**a["untrained"], **b["untrained"]} if a["untrained"].get(name) != b["untrained"].get(name)
+    ]
+    if untrained:
+        more = f" and {len(untrained) - 1} more" if len(untrained) > 1 else ""
+        return f"weights that are not trained, {untrained[0]}{more}. Load the same checkpoint on every site."
     return None
 
 

@@ -186,19 +186,19 @@ class _Trial:
         self._masters, self._topology = masters, topology
         self._selection = masters.select(pieces)
         self._terms = Terms(averaging=averaging, scratch=Scratch(), message=Message(Identity(kind="probe")))
-        self._anchor = torch.zeros(self._selection.length)
+        self._anchor = torch.zeros(self._selection.length, dtype=torch.float32, device="cpu")
 
     def once(self) -> None:
         masters, selection, carries = self._masters, self._selection, self._topology.carries
         if carries and in_place(masters, self._topology, self._terms.averaging):
-            before = torch.empty(selection.length)
+            before = torch.empty(selection.length, dtype=torch.float32, device="cpu")
             masters.read(selection, before)
             self.on_training.append(_processor_time(lambda: self._agree(InPlace(masters, selection))))
             masters.assign(selection, before.view(1, -1))
             return
         self.on_training.append(_processor_time(self._copy, masters.device))
         if carries:
-            snapshot = Snapshot(torch.zeros(selection.length))
+            snapshot = Snapshot(torch.zeros(selection.length, dtype=torch.float32, device="cpu"))
             self.in_background.append(_processor_time(lambda: self._agree(snapshot)))
 
     def per_value(self, seconds: Sequence[float]) -> float:
@@ -210,8 +210,9 @@ class _Trial:
         """A snapshot, and an application that adds zeros."""
         masters, selection = self._masters, self._selection
         if self._topology.carries:
-            masters.read(selection, torch.empty(selection.length, device=masters.device))
-        masters.add(selection, torch.zeros(len(selection.rows), selection.length, device=masters.device))
+            masters.read(selection, torch.empty(selection.length, dtype=torch.float32, device=masters.device))
+        rows = len(selection.rows), selection.length
+        masters.add(selection, torch.zeros(rows, dtype=torch.float32, device=masters.device))
 
     def _agree(self, weights: Weights) -> None:
         whole = [(0, self._selection.length)]

@@ -23,7 +23,7 @@ class OuterStep:
         if outer.momentum == 0:
             return agreed.mul(outer.lr)
         if self.velocity is None:
-            self.velocity = torch.zeros(self._size)
+            self.velocity = torch.zeros(self._size, dtype=torch.float32, device="cpu")
         velocity = self.velocity[lo:hi].mul_(outer.momentum).add_(agreed)
         return agreed.add(velocity, alpha=outer.momentum).mul_(outer.lr)
 

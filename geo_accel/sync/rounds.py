@@ -8,7 +8,7 @@ between runs on the background thread.
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,12 +19,13 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
 from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
+from geo_accel.sync.exact_mean import Swap
 from geo_accel.sync.masters import Masters, Selection
 from geo_accel.sync.outer import OuterStep
 from geo_accel.sync.staging import Staging
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import DamagedPayloadError
-from geo_accel.transport.exchange import EXCHANGES, Scratch, Terms
+from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Identity, Message
 
@@ -92,7 +93,7 @@ class Rounds:
         self._plan = (0, 0)
         self._last: Identity | None = None
         self._probes = 0
-        self.anchor = torch.empty(0)
+        self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
         self.residual: torch.Tensor | None = None
         """What was not sent, flat fp32 like the anchor, where a plan's residual is a buffer; 0 after a flush."""
 
@@ -100,7 +101,7 @@ class Rounds:
         """Takes the current weights, which must be the same on every site, as the last agreement."""
         if not self._topology.carries:
             return
-        anchor = torch.zeros(self.masters.size)
+        anchor = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
         whole = self.masters.select(self.masters.everything())
         self._staging.snapshot(lambda buffer: self.masters.read(whole, buffer), anchor)()
         self.anchor = anchor
@@ -135,7 +136,7 @@ class Rounds:
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
         if topology.carries and averaging.residual == "buffer" and self.residual is None:
-            self.residual = torch.zeros(self.masters.size)
+            self.residual = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
         # Rounds in flight need one each.
         scratch = self._free.pop() if self._free else Scratch()
         message = Message(self._identity("flush" if slot is None else "round", step), wishes)
@@ -193,14 +194,14 @@ class Rounds:
     def _beat(self, message: Message) -> Message:
         others = [peer for peer in self._transport.peers if peer != self._topology.rank]
         if others:
-            self._transport.swap(dict.fromkeys(others, torch.empty(0, dtype=torch.uint8)), {}, message)
+            self._transport.swap(dict.fromkeys(others, torch.empty(0, dtype=torch.uint8, device="cpu")), {}, message)
         self._tell_the_site(message)
         return message
 
     def _tell_the_site(self, message: Message) -> None:
         """Ranks that carry nothing hear from their site's first what was wished."""
         if self._topology.slices < len(self._topology.site.ranks):
-            wishes = torch.tensor([message.wishes])
+            wishes = torch.tensor([message.wishes], dtype=torch.int64, device="cpu")
             self._transport.broadcast_in_site(wishes)
             message.wishes = int(wishes)
 
@@ -212,11 +213,13 @@ class Rounds:
         self._last = Identity(kind=kind, step=step, number=number, plan=plan, generation=generation)
         return self._last
 
-    def average_buffers(self, buffers: Sequence[tuple[str, torch.Tensor]], step: int) -> None:
-        """Sets floating-point buffers to their mean over sites; inside a site the first rank's count."""
-        if buffers:
-            message = Message(self._identity("buffers", step))
-            self._pool.submit(self._average_buffers, [buffer for _, buffer in buffers], message).result()
+    def beside(self, work: Callable[[Swap], object], step: int) -> Future:
+        """Runs `work(swap)` on the background thread: what a flush at `step` tells peers besides rounds.
+
+        All first ranks of sites call it as often, whether they have anything to tell or not.
+        """
+        message = Message(self._identity("buffers", step))
+        return self._pool.submit(work, lambda sends, receives: self._transport.swap(sends, receives, message))
 
     def time_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> float:
         """Seconds until every sender has sent `nbytes` bytes to every receiver among the peers.
@@ -244,10 +247,10 @@ class Rounds:
         def transfer() -> float:
             if not others:
                 return 0.0
-            empty = torch.empty(0, dtype=torch.uint8)
+            empty = torch.empty(0, dtype=torch.uint8, device="cpu")
             # Makes all start together.
             self._transport.swap(dict.fromkeys(others, empty), {}, message)
-            payload = torch.zeros(sending.get(me, 0), dtype=torch.uint8)
+            payload = torch.zeros(sending.get(me, 0), dtype=torch.uint8, device="cpu")
             sends = dict.fromkeys(receiving - {me}, payload) if me in sending else {}
             heard = {peer: size for peer, size in sending.items() if peer != me} if me in receiving else {}
             received = {peer: empty.new_empty(size) for peer, size in heard.items()}
@@ -280,7 +283,7 @@ class Rounds:
                 pass
             row = host
         if self.masters.replicated and len(topology.site.ranks) > 1:
-            result = torch.empty(topology.slices, selection.length)
+            result = torch.empty(topology.slices, selection.length, dtype=torch.float32, device="cpu")
             if topology.slices == 1 and row is not None:
                 result[0].copy_(row)
             self._transport.share(result, row)
@@ -313,19 +316,3 @@ class Rounds:
             ) from None
         except DamagedPayloadError as error:
             raise DamagedPayloadError(f"{error} (Layers: {selection.names}.)") from None
-
-    @torch.no_grad()
-    def _average_buffers(self, buffers: list[torch.Tensor], message: Message) -> None:
-        topology = self._topology
-        flat = torch.cat([buffer.detach().float().cpu().view(-1) for buffer in buffers])
-        if topology.carries and topology.local_index == 0:
-            terms = Terms(averaging=Averaging(), scratch=Scratch(), message=message)
-
-            def say(codec, lo, hi, out):
-                codec.encode(flat[lo:hi], out)
-
-            for part in filter(None, EXCHANGES["direct"](self._transport, terms, len(flat), say)):
-                flat[part.lo : part.hi] = part.decode()[1]
-        self._transport.broadcast_in_site(flat)
-        for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(values.view_as(buffer))

@@ -22,7 +22,9 @@ class Staging:
     def take(self, *shape: int) -> torch.Tensor:
         """A host buffer (fp32, pinned where there is an accelerator); give it back with `give`."""
         free = self._free.get(shape)
-        return free.pop() if free else torch.zeros(shape, pin_memory=not self._on_host)
+        return (
+            free.pop() if free else torch.zeros(shape, dtype=torch.float32, device="cpu", pin_memory=not self._on_host)
+        )
 
     def give(self, buffer: torch.Tensor) -> None:
         self._free.setdefault(tuple(buffer.shape), []).append(buffer)
@@ -32,7 +34,7 @@ class Staging:
         if self._on_host:
             fill(host)
             return lambda: None
-        buffer = torch.zeros(host.shape, device=self.device)
+        buffer = torch.zeros(host.shape, dtype=torch.float32, device=self.device)
         fill(buffer)
         training = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(training)

@@ -31,11 +31,11 @@ def start_from_first_site(control: ControlPlane, transport: GlooTransport, maste
         message = Message(Identity(kind="weights", number=unit))
         selection = masters.select([Piece(unit)])
         if topology.rank == first:
-            values = torch.zeros(selection.length, device=masters.device)
+            values = torch.zeros(selection.length, dtype=torch.float32, device=masters.device)
             masters.read(selection, values)
             transport.swap(dict.fromkeys(others, values.cpu()), {}, message)
         else:
-            values = torch.zeros(selection.length)
+            values = torch.zeros(selection.length, dtype=torch.float32, device="cpu")
             transport.swap({}, {first: values}, message)
             masters.assign(selection, values.to(masters.device).view(1, -1))
             masters.written(selection)

@@ -43,10 +43,11 @@ def nudge(model: nn.Module, seed: int, scale: float = 1.0) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device), alpha=scale)
 
 
-def start(settings: dict, model: nn.Module) -> tuple[Session, Engine]:
+def start(settings: dict, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> tuple[Session, Engine]:
+    """A session of these settings and the model's engine; without `optimizer` one that a scenario need not use."""
     session = connect(settings)
     assert session is not None
-    return session, session.engine(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    return session, session.engine(model, optimizer=optimizer or torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def site_mean(session: Session, values: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,10 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
-from geo_accel.sync import checkpoint, planning
-from geo_accel.sync import engine as sync_engine
+from geo_accel.sync import checkpoint, flush, planning
 from geo_accel.testing.backward_scenarios import averaged_in_backward
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
+from geo_accel.testing.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
 from geo_accel.testing.pace_worker import Weights
 from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
@@ -401,6 +401,11 @@ SCENARIOS = {
     ),
     "wishing_measured": lambda out: wishing({}, Weights(1000), 16),
     "lost_early": lost_early,
+    "schedule_free": lambda out: schedule_free(),
+    "by_hand": lambda out: by_hand(),
+    "odd_weights": lambda out: refused("moved weights"),
+    "odd_buffer": lambda out: refused("another buffer"),
+    "other_defaults": lambda out: with_other_defaults(lambda: moving(config(period=3, codec="int8"), 10)),
     "followed": lambda out: followed(steps=130, change_at=40),
     "lives": lambda out: random_life(out, seed=7, runs=6),
 }
@@ -411,7 +416,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     dist.init_process_group("gloo")
     # A flush takes several rounds, as it does with models that are no toys.
-    sync_engine.FLUSH_ELEMENTS = 50
+    flush.FLUSH_ELEMENTS = 50
     for name in names:
         record = SCENARIOS[name](out)
         (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))

@@ -39,7 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--deepspeed", default=None, help="a DeepSpeed JSON file, whose geo_accel block counts")
     parser.add_argument("--model", default="gpt2")
-    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    parser.add_argument("--optimizer", choices=("sgd", "adamw", "schedule_free"), default="sgd")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--examples", type=int, default=64)
@@ -317,7 +317,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         max_grad_norm=options.clip,
         learning_rate=options.lr,
         lr_scheduler_type="constant",
-        optim={"sgd": "sgd", "adamw": "adamw_torch"}[options.optimizer],
+        optim={"sgd": "sgd", "adamw": "adamw_torch", "schedule_free": "schedule_free_adamw"}[options.optimizer],
         logging_steps=5,
         report_to=[],
         disable_tqdm=True,

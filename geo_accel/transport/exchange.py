@@ -43,7 +43,7 @@ class Scratch:
         """A flat buffer of `numel` elements, whose content lasts until `name` is asked for again."""
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < numel:
-            buffer = self._buffers[name, dtype] = torch.empty(numel, dtype=dtype)
+            buffer = self._buffers[name, dtype] = torch.empty(numel, dtype=dtype, device="cpu")
         return buffer[:numel]
 
 

@@ -98,7 +98,7 @@ class GlooTransport:
     ) -> dict[int, Header]:
         """Returns what the parties' headers say, once all payloads have arrived."""
         identity, parties = message.identity, sorted({*sends, *receives})
-        heard = {peer: torch.zeros(HEADER_BYTES, dtype=torch.uint8) for peer in parties}
+        heard = {peer: torch.zeros(HEADER_BYTES, dtype=torch.uint8, device="cpu") for peer in parties}
         # Receives first: a message that finds its receive posted is read straight into place.
         arriving = [
             (peer, self._post(dist.irecv, payload, peer, identity.tag(payload.nbytes), start))

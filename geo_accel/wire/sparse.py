@@ -106,7 +106,7 @@ class RandK:
 def _drawn(seed: int, numel: int, count: int, device: torch.device) -> torch.Tensor:
     """`count` different places below `numel`, in ascending order; never to be written to."""
     # On the CPU, whatever the device, so that unlike devices draw alike.
-    drawn = torch.randperm(numel, generator=torch.Generator().manual_seed(seed))[:count]
+    drawn = torch.randperm(numel, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:count]
     return drawn.sort().values.to(device)
 
 

@@ -31,6 +31,9 @@ SCENARIOS = [
 ]
 MOVING = [name for name in SCENARIOS if name.startswith("moving")]
 EXACT_IN_THE_END = [name for name in MOVING if name not in ("moving_buffer", "moving_nesterov")]
+FLUSHED = ["schedule_free", "by_hand", "other_defaults"]
+REFUSED = {"odd_weights": "the weights of 1.0.weight", "odd_buffer": "names, shapes or types of 0.mine"}
+ALL = [*SCENARIOS, *FLUSHED, *REFUSED]
 ARRANGEMENTS = {"1+1": (1, 1), "1+1+1": (1, 1, 1), "2+2": (2, 2), "2+1": (2, 1)}
 
 
@@ -88,12 +91,12 @@ def launched(tmp_path_factory):
     def launch(arrangement):
         if arrangement not in known:
             out, sites = tmp_path_factory.mktemp("engine"), ARRANGEMENTS[arrangement]
-            command = ["geo_accel.testing.engine_worker", str(out), *SCENARIOS]
+            command = ["geo_accel.testing.engine_worker", str(out), *ALL]
             for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=150)):
                 assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
             known[arrangement] = {"sites": sites} | {
                 name: [json.loads((out / f"{name}.rank-{rank}.json").read_text()) for rank in range(sum(sites))]
-                for name in SCENARIOS
+                for name in ALL
             }
         return known[arrangement]
 
@@ -106,7 +109,7 @@ def records(request, launched):
 
 
 def test_all_ranks_hold_the_same_bits_after_a_flush(records):
-    for name in SCENARIOS[:-1]:
+    for name in [*SCENARIOS[:-1], *FLUSHED]:
         assert all(record["bits"] == records[name][0]["bits"] for record in records[name]), name
     for life in zip(*(record["lives"] for record in records["lives"]), strict=True):
         assert all(record["bits"] == life[0]["bits"] for record in life)
@@ -161,6 +164,44 @@ def test_anchors_agree_over_200_rounds_with_unequal_ratios(records):
     firsts = [sum(sizes[:i]) for i in range(len(sizes))]
     seen = [records["unequal"][rank]["anchors"] for rank in firsts]
     assert len(set(seen[0])) == 20 and all(one == seen[0] for one in seen)
+
+
+def test_a_flush_averages_the_form_for_use_whichever_form_the_weights_have(records):
+    """Schedule-free: the sites' weights are those of the mean in use, and go on from there alike."""
+    for record in records["schedule_free"]:
+        assert max(record["errors"]) < 1e-6
+        assert record["train_mode"] == [True, False, True]  # as the script left it
+
+
+def test_what_a_script_moves_by_hand_is_averaged_in_its_own_precision(records):
+    """float64 statistics, half, complex, copies; whole numbers and pruning masks are the first site's."""
+    for record in records["by_hand"]:
+        errors = record["errors"]
+        assert errors.pop("fine") < 1e-15 and max(errors.values()) < 1e-6
+        assert record["counter"] == 10 and record["flags"] == [True, False, False]
+        assert record["mask"] == [0.0] + [1.0] * 7
+
+
+def test_what_no_optimizer_has_is_no_unit(records):
+    names = [name for _, members in records["by_hand"][0]["units"] for name in members]
+    assert "student.weight" in names and not [name for name in names if name.startswith(("forgotten", "teacher"))]
+
+
+def test_what_did_not_change_is_not_sent(launched):
+    record = launched("1+1")["by_hand"][0]
+    assert record["quiet"] < 1000  # the teacher alone would be 9760 bytes
+
+
+def test_the_defaults_of_a_script_do_not_reach_rounds(records):
+    for record in records["other_defaults"]:
+        assert record["error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_site_that_is_unlike_the_others_after_a_flush_is_refused_everywhere_by_name(records, name):
+    said = {record["said"] for record in records[name]}
+    assert len(said) == 1, said
+    assert f"after a flush site0 and site1 differ in {REFUSED[name]}" in said.pop()
 
 
 def test_batch_norm_statistics_are_averaged_by_the_flush(records):

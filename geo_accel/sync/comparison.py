@@ -1,0 +1,71 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Whether all sites hold the same after a flush: one checksum of everything each, and more only where they differ."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from geo_accel.sync.exact_mean import Swap
+from geo_accel.sync.rest import LACKING, Entry
+from geo_accel.topology import Topology
+from geo_accel.transport.gloo import GlooTransport
+from geo_accel.units import checksum
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What differs between sites, the same on all ranks."""
+
+    kinds: bool
+    """Names, shapes or types of what they hold besides the weights; then nothing else is known about that."""
+    weights: bool
+    odd: tuple[bool, ...] = ()
+    """By entry, whether its values differ."""
+    lacking: tuple[bool, ...] = ()
+    """By entry, whether some site has none."""
+
+
+def compare(
+    transport: GlooTransport, swap: Swap, entries: Sequence[Entry], prints: Sequence[int], weights: int
+) -> Verdict:
+    """Background thread; collective. `weights` is a checksum of what this rank carries, `prints` one per entry.
+
+    One message of 24 bytes to each peer of the site's first rank, and where entries differ one of 8 bytes for each of
+    them; inside a site its first rank's entries count.
+    """
+    topology = transport.topology
+    if topology.slices > 1:  # each rank carries weights of its own, all of which count
+        rows = torch.zeros(topology.slices, 1, dtype=torch.int64, device="cpu")
+        transport.share(rows, torch.tensor([weights], dtype=torch.int64, device="cpu"))
+        weights = checksum([rows])
+    answer = torch.zeros(2 + 2 * len(entries), dtype=torch.int64, device="cpu")
+    if topology.local_index == 0:
+        here = torch.tensor(prints, dtype=torch.int64, device="cpu")
+        kinds = zlib.crc32(json.dumps([[entry.name, entry.shape] for entry in entries]).encode())
+        everything = torch.tensor([kinds, weights, checksum([here])], dtype=torch.int64, device="cpu")
+        heard = _exchange(swap, topology, transport.peers, everything)
+        differs = (heard != everything).any(0)
+        answer[:2] = differs[:2]
+        if differs[2] and not differs[0]:
+            heard = _exchange(swap, topology, transport.peers, here)
+            answer[2 : 2 + len(entries)] = (heard != here).any(0)
+            answer[2 + len(entries) :] = (heard == LACKING).any(0)
+    transport.broadcast_in_site(answer)
+    kinds, weights, *rest = map(bool, answer.tolist())
+    return Verdict(kinds, weights, tuple(rest[: len(entries)]), tuple(rest[len(entries) :]))
+
+
+def _exchange(swap: Swap, topology: Topology, peers: Sequence[int], mine: torch.Tensor) -> torch.Tensor:
+    """What all peers say, by rows; all say as much."""
+    rows = mine.repeat(len(peers), 1)
+    others = {peer: rows[i] for i, peer in enumerate(peers) if peer != topology.rank}
+    swap(dict.fromkeys(others, mine), others)
+    return rows
+
+
+def first_difference(a: dict, b: dict) -> str:
+    """The first name, in the order of `a` and then `b`, under which they do not hold the same."""
+    return next(name for name in [*a, *b] if a.get(name) != b.get(name))

@@ -1,0 +1,39 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import torch
+
+from geo_accel.sync.comparison import compare
+from geo_accel.sync.rest import LACKING, Entry
+from tests.transport.memory import message, on_all_sites
+
+
+def verdicts(of_sites):
+    """By site, what is found where each holds (names of entries, their fingerprints, checksum of weights)."""
+
+    def work(transport):
+        names, prints, weights = of_sites[transport.topology.rank]
+        entries = [Entry(name=name, tensors=(torch.zeros(2),)) for name in names]
+        transport.broadcast_in_site, told = lambda tensor: None, message()
+        verdict = compare(transport, lambda s, r: transport.swap(s, r, told), entries, prints, weights)
+        return verdict, transport.sent
+
+    return on_all_sites(len(of_sites), work)
+
+
+def test_sites_that_are_alike_say_24_bytes():
+    for verdict, sent in verdicts([(["a", "b"], [1, 2], 3)] * 3):
+        assert not verdict.weights and not verdict.kinds and not any(verdict.odd) and sent == [24, 24]
+
+
+def test_all_sites_know_which_entries_differ_and_which_somebody_lacks():
+    found = verdicts(
+        [(["a", "b", "c"], [1, 2, 5], 3), (["a", "b", "c"], [1, 9, 5], 3), (["a", "b", "c"], [1, 2, LACKING], 3)]
+    )
+    for verdict, _ in found:
+        assert verdict.odd == (False, True, True) and verdict.lacking == (False, False, True)
+        assert not verdict.weights and not verdict.kinds
+
+
+def test_weights_and_names_are_told_apart():
+    assert all(verdict.weights and not verdict.kinds for verdict, _ in verdicts([(["a"], [1], 3), (["a"], [1], 4)]))
+    for verdict, sent in verdicts([(["a"], [1], 3), (["a", "b"], [1, 2], 3)]):
+        assert verdict.kinds and not any(verdict.odd) and sent == [24]  # lists of unlike lengths are never sent
