@@ -17,7 +17,6 @@ from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
 from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
 from geo_accel.integrations.trainer_disks import find_disk
-from geo_accel.integrations.trainer_meeting import GatheringMeeting
 from geo_accel.integrations.trainer_saving import Saving
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
@@ -146,7 +145,7 @@ class GeoCallback(TrainerCallback):
             keep_gradients_in_site(trainer.model_wrapped, session)
         lengths = session.control.gather("counting steps per epoch", _steps_per_epoch(trainer, train_dataloader))
         self._decisions = Decisions(
-            GatheringMeeting(self.engine), session.control.gather, Epochs.of(lengths), self._saving.write_what_waits
+            self.engine, session.control.gather, Epochs.of(lengths), self._saving.write_what_waits
         )
         self._saving.begin(self.engine, self._decisions)
         if self._resume_from and trainer.is_deepspeed_enabled:

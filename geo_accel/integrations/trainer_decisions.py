@@ -17,7 +17,9 @@ from typing import Protocol
 
 from transformers import DefaultFlowCallback, TrainerControl, TrainerState, TrainingArguments
 
-SAVE, EVALUATE, STOP, STOP_EPOCH, FLUSH = "save", "evaluate", "stop", "stop_epoch", "flush"
+from geo_accel.sync.wishes import WISHES, Wishes
+
+SAVE, EVALUATE, STOP, STOP_EPOCH, FLUSH = WISHES
 """What can be wished. FLUSH has no flag in Trainer: somebody wants agreed weights, to write them himself."""
 ATTRIBUTES = {
     SAVE: "should_save",
@@ -31,17 +33,14 @@ ATTRIBUTES = {
 class Meeting(Protocol):
     """What an engine offers."""
 
+    wishes: Wishes
+    """What sites want, told with the rounds."""
+
     def step(self) -> None:
         """One boundary of a step."""
 
     def flush(self) -> None:
         """One exact average. Collective."""
-
-    def wish(self, what: str) -> None:
-        """Tells all sites, with the next rounds, that this one wants `what`."""
-
-    def take_agreed(self) -> frozenset[str]:
-        """After `step`: what was wished anywhere and is known everywhere since this boundary; alike on all ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class Decisions:
         if what not in self._open:
             self._open.add(what)
             if not self.ending:
-                self._meeting.wish(what)
+                self._meeting.wishes.wish(what)
 
     def after(self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         """To be called after all callbacks of `event`, in whatever order they stand. Changes `control`."""
@@ -166,7 +165,7 @@ class Decisions:
             self._wish_all(asked)
         self._meeting.step()
         self.flushed = False
-        agreed = set(self._meeting.take_agreed())
+        agreed = set(self._meeting.wishes.take())
         self._open -= agreed
         if together:
             agreed |= due | self._any(asked)

@@ -12,6 +12,7 @@ from transformers import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from geo_accel.integrations.trainer_decisions import ATTRIBUTES, Decisions, Epochs
+from geo_accel.sync.wishes import Wishes
 
 LATER = 2  # steps after which a wish is known everywhere
 
@@ -53,21 +54,21 @@ class Site:
         self.epochs = 10_000 if epochs is None else epochs
         self.control, self.flow = TrainerControl(), DefaultFlowCallback()
         self.done, self.steps = [], 0
-        self._wishes = {}
+        self.wishes, self._flying = Wishes(), []
 
     def step(self):
+        """As an engine whose rounds take a step: what is wished after a step begins with the next one."""
         self.steps += 1
-        told = self.meeting.meet(self.number, "step", sorted(self._wishes.pop(self.steps - LATER, ())))
-        self._agreed = frozenset(what for theirs in told for what in theirs)
+        while self._flying and self._flying[0][0] < self.steps:
+            begun, bits = self._flying.pop(0)
+            self.wishes.heard(bits, begun=begun, boundary=self.steps)
+        bits = 0
+        for told in self.meeting.meet(self.number, "step", self.wishes.told()):
+            bits |= told
+        self._flying.append((self.steps, bits))
 
     def flush(self):
         self.meeting.meet(self.number, "flush", self.steps)
-
-    def wish(self, what):
-        self._wishes.setdefault(self.steps, set()).add(what)
-
-    def take_agreed(self):
-        return self._agreed
 
     def event(self, name):
         for event, step, what in self.asks:
