@@ -3,16 +3,21 @@
 
 import functools
 import logging
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import SaveStrategy, has_length
 
+from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
 from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
-from geo_accel.integrations.trainer_seam import training_collectives_in_site
+from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
+from geo_accel.integrations.trainer_disks import find_disk
+from geo_accel.integrations.trainer_saving import Saving
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.handshake import require_same
@@ -23,13 +28,28 @@ from geo_accel.units import find_units
 
 logger = logging.getLogger("geo_accel")
 
+ALIKE = (
+    "save_strategy",
+    "save_only_model",
+    "eval_strategy",
+    "eval_delay",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+)
+"""Arguments by which Trainer decides when it saves and evaluates, and what is the best model."""
+
 
 def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared") -> "GeoCallback | None":
     """Makes `trainer` train across sites; call it before `trainer.train()`. Collective.
 
     `data` is "shared" (one data set, dealt to all ranks as usual) or "private" (each site has its own training data,
-    dealt inside the site; the shortest site's number of steps is agreed on). Evaluation stays Trainer's own: its data
-    set must be the same everywhere.
+    dealt inside the site; the shortest site's number of steps is agreed on, and its epochs are the run's). Evaluation
+    stays Trainer's own: its data set must be the same everywhere.
+
+    Whatever its callbacks ask for on one site (to save, evaluate or stop) happens on all sites together: at the very
+    step where arguments alone decide, else a few steps later. `trainer.save_model` in the midst of training does so
+    too. Every site's disk gets whole checkpoints.
 
     Returns the callback it added, or None where there is nothing to synchronise. Raises ConfigError, ValueError
     (sites that differ, named, before the first step) or SiteLostError (peers that do not come). When a site is lost
@@ -38,6 +58,7 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
     """
     if data not in ("shared", "private"):
         raise ValueError(f'data = {data!r}: allowed are "shared" and "private".')
+    seam.require_hooks(trainer)
     if trainer.is_deepspeed_enabled:
         from geo_accel.integrations.deepspeed import keep_deepspeed_in_site
 
@@ -60,29 +81,43 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
         args.include_num_input_tokens_seen = "no"
     if data == "private":
         _deal_privately(trainer, session)
-    callback = GeoCallback(trainer, session)
+    disk = find_disk(Path(args.output_dir), session.topology, session.control, args.save_on_each_node)
+    saving = Saving(trainer, session, disk)
+    callback = GeoCallback(trainer, session, saving)
     trainer.add_callback(callback)
+    trainer.callback_handler.call_event = callback.deciding(trainer.callback_handler.call_event)
+    seam.on_signals(trainer, callback.save_and_stop)
     trainer.train = callback.surviving(trainer.train)
     trainer.log = callback.with_metrics(trainer.log)
     trainer.evaluate = callback.flushed(trainer.evaluate)
     trainer.predict = callback.flushed(trainer.predict)
+    trainer.save_model = saving.agreed(trainer.save_model)
+    trainer.push_to_hub = saving.agreed(trainer.push_to_hub)
+    trainer._save_checkpoint = saving.whole(trainer._save_checkpoint)
+    trainer._determine_best_metric = callback.alike(trainer._determine_best_metric)
+    trainer._finalize_training = callback.together(trainer._finalize_training)
+    trainer._init_training_state = callback.resuming(trainer._init_training_state)
+    trainer.get_batch_samples = callback.counting(trainer.get_batch_samples)
     return callback
 
 
 class GeoCallback(TrainerCallback):
     """Drives an engine from Trainer's events."""
 
-    def __init__(self, trainer: Trainer, session: Session) -> None:
+    def __init__(self, trainer: Trainer, session: Session, saving: Saving) -> None:
         self._trainer = trainer
         self._session = session
+        self._saving = saving
         self.engine: Engine | None = None
         """None outside of training."""
+        self._decisions: Decisions | None = None
         self._resume_from: str | None = None
+        self._ignore_keys: list[str] | None = None
         self._summary: dict[str, object] | None = None
 
     def summary(self) -> dict[str, object] | None:
         """What was done, ready for JSON; None before training."""
-        return self.engine.summary() if self.engine is not None else self._summary
+        return self.engine.summary() if self.engine is not None and self._summary is None else self._summary
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
         session, trainer = self._session, self._trainer
@@ -94,63 +129,158 @@ class GeoCallback(TrainerCallback):
                 "set max_grad_norm to 0 and use no fp16, or set it to false."
             )
         sample_order_is_agreed(train_dataloader)
+        self._summary = None
+        strategies = {name: str(getattr(args, name)) for name in ALIKE}
+        strategies |= {"save_steps": state.save_steps, "eval_steps": state.eval_steps}
+        facts = {"max_steps": state.max_steps, **strategies}
         if trainer.is_deepspeed_enabled:
             from geo_accel.integrations.deepspeed import make_engine
 
-            self.engine = make_engine(trainer.model_wrapped, session, max_steps=state.max_steps)
-            if self._resume_from:
-                trainer.model_wrapped.load_checkpoint(self._resume_from)
-            return
-        self.engine = session.engine(
-            trainer.model,
-            optimizer=trainer.optimizer,
-            is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
-            max_steps=state.max_steps,
+            self.engine = make_engine(trainer.model_wrapped, session, **facts)
+        else:
+            self.engine = session.engine(
+                trainer.model,
+                optimizer=trainer.optimizer,
+                is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
+                **facts,
+            )
+            keep_gradients_in_site(trainer.model_wrapped, session)
+        lengths = session.control.gather("counting steps per epoch", _steps_per_epoch(trainer, train_dataloader))
+        self._decisions = Decisions(
+            self.engine, session.control.gather, Epochs.of(lengths), self._saving.write_what_waits
         )
-        keep_gradients_in_site(trainer.model_wrapped, session)
-        if self._resume_from:
-            site_state = checkpoint.load(self.engine, self._resume_from)
-            if site_state is None:
+        self._saving.begin(self.engine, self._decisions)
+        if self._resume_from and trainer.is_deepspeed_enabled:
+            trainer.model_wrapped.load_checkpoint(self._resume_from)
+        elif self._resume_from:
+            self._load_site_state()
+
+    def _load_site_state(self) -> None:
+        site_state = checkpoint.load(self.engine, self._resume_from)
+        if site_state is None:
+            logger.warning("geo_accel: %s holds no sync state; starting afresh from its weights.", self._resume_from)
+        else:
+            for name, part in self._saving.stateful().items():
+                part.load_state_dict(site_state[name])
+
+    def deciding(self, call_event: Callable) -> Callable:
+        """`call_event` (all callbacks of an event) with geo_accel's decisions after them all."""
+
+        @functools.wraps(call_event)
+        def wrapped(event, args, state, control, **kwargs):
+            if event == "on_epoch_end":
+                self._saving.position.end_pass()
+            control = call_event(event, args, state, control, **kwargs)
+            if self._decisions is not None and event != "on_train_end":
+                self._decisions.after(event, args, state, control)
+            return control
+
+        return wrapped
+
+    def save_and_stop(self) -> None:
+        """What a signal to one process asks for, on all sites; Trainer's callback stops."""
+        if self._decisions is not None:
+            self._decisions.wish(SAVE)
+            logger.warning("geo_accel: told to save and stop; all sites do so together, a few steps from now.")
+
+    def together(self, finalize: Callable) -> Callable:
+        """`finalize` (what Trainer does after its loop) once all sites are at the same step."""
+
+        @functools.wraps(finalize)
+        def wrapped(trial, *args, **kwargs):
+            trainer, decisions = self._trainer, self._decisions
+            if not decisions.ending and not decisions.stop_here(trainer.control):
                 logger.warning(
-                    "geo_accel: %s holds no sync state; starting afresh from its weights.", self._resume_from
+                    "geo_accel: this site's training ends at step %d; it waits for the others to stop.",
+                    trainer.state.global_step,
                 )
-            else:
-                for name, part in self._stateful().items():
-                    part.load_state_dict(site_state[name])
+                self._idle(trial)
+            if decisions.end(trainer.control):
+                self._log_save_evaluate(trial)
+            self._summary = self.engine.summary()
+            with self._saving.writing():
+                return finalize(trial, *args, **kwargs)
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.engine.step()
-        self._flush_before(control)
+        return wrapped
 
-    def on_epoch_end(self, args, state, control, **kwargs) -> None:
-        self._flush_before(control)
+    def _idle(self, trial: object) -> None:
+        """Steps without training, in which this site goes on meeting the others until all stop at the same one."""
+        trainer, handler = self._trainer, self._trainer.callback_handler
+        while not self._decisions.ending:
+            trainer.control = handler.on_step_begin(trainer.args, trainer.state, trainer.control)
+            trainer.state.global_step += 1
+            trainer.control = handler.on_step_end(trainer.args, trainer.state, trainer.control)
+            self._log_save_evaluate(trial)
 
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if self._trainer.is_deepspeed_enabled:
-            return  # its own checkpoint holds the sync state
-        folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
-        site_state = {name: part.state_dict() for name, part in self._stateful().items()}
-        checkpoint.save(self.engine, folder, site_state, self._session.writes_site)
+    def _log_save_evaluate(self, trial: object) -> None:
+        trainer = self._trainer
+        trainer._maybe_log_save_evaluate(
+            trainer._tr_loss, None, trainer.model_wrapped, trial, trainer.state.epoch, self._ignore_keys, time.time()
+        )
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.engine.flush()
+    def alike(self, determine: Callable) -> Callable:
+        """`determine` (whether this is the best model so far) from the same number on all sites: their mean."""
+
+        @functools.wraps(determine)
+        def wrapped(metrics, trial):
+            name, decisions = self._trainer.args.metric_for_best_model, self._decisions
+            if decisions is None or name is None:
+                return determine(metrics=metrics, trial=trial)
+            name = name if name.startswith("eval_") else f"eval_{name}"
+            values = self._session.control.gather("comparing evaluations", metrics.get(name))
+            if None in values:
+                metrics = {key: value for key, value in metrics.items() if key != name}
+            elif len(set(values)) > 1:
+                metrics = {**metrics, name: math.fsum(values) / len(values)}
+            is_best = determine(metrics=metrics, trial=trial)
+            if is_best and self._trainer.args.save_strategy == SaveStrategy.BEST:
+                decisions.allow_save()
+            return is_best
+
+        return wrapped
+
+    def resuming(self, init_training_state: Callable) -> Callable:
+        """`init_training_state` (epoch and batches to skip) with a stream's own position."""
+
+        @functools.wraps(init_training_state)
+        def wrapped(max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial):
+            epochs, batches = init_training_state(
+                max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+            )
+            epochs, skipped = self._saving.position.resume(resume_from_checkpoint, epochs, batches, num_train_epochs)
+            return epochs, 0 if self._trainer.args.ignore_data_skip else skipped
+
+        return wrapped
+
+    def counting(self, get_batch_samples: Callable) -> Callable:
+        """`get_batch_samples` with its batches counted."""
+
+        @functools.wraps(get_batch_samples)
+        def wrapped(*args, **kwargs):
+            batches, items = get_batch_samples(*args, **kwargs)
+            self._saving.position.took(len(batches))
+            return batches, items
+
+        return wrapped
 
     def surviving(self, train: Callable) -> Callable:
         """`train` with its collectives kept in the site; saves what this site has when another is lost."""
 
         @functools.wraps(train)
-        def wrapped(resume_from_checkpoint=None, *args, **kwargs):
+        def wrapped(resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None, **kwargs):
             self._resume_from = _resolve(resume_from_checkpoint, self._trainer.args.output_dir)
+            self._ignore_keys = ignore_keys_for_eval
             try:
-                with training_collectives_in_site(self._session.site_group):
-                    return train(resume_from_checkpoint, *args, **kwargs)
+                with seam.training_collectives_in_site(self._session.site_group, lambda: self.engine is not None):
+                    return train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
             except SiteLostError as error:
-                raise SiteLostError(f"{error} {self._save_survivor()}") from error
+                raise SiteLostError(f"{error} {self._saving.save_survivor()}") from error
             finally:
                 if self.engine is not None:
-                    self._summary = self.engine.summary()
+                    self._summary = self.summary()
                     self.engine.close()
-                    self.engine = None
+                    self.engine = self._decisions = None
+                    self._saving.close()
 
         return wrapped
 
@@ -176,37 +306,12 @@ class GeoCallback(TrainerCallback):
 
         return wrapped
 
-    def _flush_before(self, control) -> None:
-        """Before saving, evaluating, and before the best model may be loaded over the weights at the end."""
-        if control.should_save or control.should_evaluate or control.should_training_stop:
-            self.engine.flush()
 
-    def _stateful(self) -> dict[str, object]:
-        """What differs between sites: Trainer's own checkpoint holds the main process's only."""
-        trainer = self._trainer
-        parts = {"optimizer": trainer.optimizer, "scheduler": trainer.lr_scheduler}
-        if trainer.accelerator.scaler is not None:
-            parts["scaler"] = trainer.accelerator.scaler
-        return parts
-
-    def _save_survivor(self) -> str:
-        trainer, site = self._trainer, self._session.topology.site.name
-        folder = Path(trainer.args.output_dir) / f"survivor-{site}" / f"checkpoint-{trainer.state.global_step}"
-        if trainer.is_deepspeed_enabled:
-            from geo_accel.integrations.deepspeed import save_alone
-
-            save_alone(trainer.model_wrapped, folder)
-            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        elif self._session.writes_site and self._session.topology.local_index == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(trainer.model, PreTrainedModel) or hasattr(trainer.model, "save_pretrained"):
-                trainer.model.save_pretrained(folder)
-            else:
-                torch.save(trainer.model.state_dict(), folder / "pytorch_model.bin")
-            torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER_NAME)
-            torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        return f"Saved {site}'s model and optimizer at step {trainer.state.global_step} in {folder}."
+def _steps_per_epoch(trainer: Trainer, loader: object) -> int | None:
+    """Optimizer steps that this rank's data are good for; None for a stream, whatever length it states."""
+    if not has_length(loader) or isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    return max(1, math.ceil(len(loader) / trainer.args.gradient_accumulation_steps))
 
 
 def _deal_privately(trainer: Trainer, session: Session) -> None:

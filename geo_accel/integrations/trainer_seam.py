@@ -1,28 +1,144 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The one private seam into Trainer: collectives of its training loop that have no switch.
+"""The one private seam into Trainer: what its training loop does over all ranks or on the first alone, unasked.
 
 Trainer averages the logged loss and adds up FLOP counts over all ranks whenever it logs, and loads DeepSpeed's
 checkpoints from one place for all sites, by functions that `transformers.trainer` imports by name. They are replaced
-while a plugged trainer trains. Tested against the version that `constraints.txt` pins; a version without them is
-refused.
+while a plugged trainer trains. Only the job's first rank writes weights, by a property of its arguments and a method
+of its models: both are replaced while something is written. Where Trainer decides, saves and ends it has methods, of
+which `HOOKS` are wrapped and `CALLED` are called. Tested against the version that `constraints.txt` pins; a version
+without them is refused.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
 import transformers
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers import trainer as trainer_module
 
 NAMES = ("nested_gather", "distributed_broadcast_scalars", "deepspeed_load_checkpoint")
+"""Functions that Trainer calls."""
+HOOKS = {
+    "_save_checkpoint": ("model", "trial"),
+    "_determine_best_metric": ("metrics", "trial"),
+    "_init_training_state": (
+        "max_steps",
+        "num_update_steps_per_epoch",
+        "num_train_epochs",
+        "resume_from_checkpoint",
+        "trial",
+    ),
+    "_finalize_training": ("trial", "num_train_samples", "start_time"),
+    "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
+}
+"""Methods of Trainer that are wrapped, and what they are called with."""
+CALLED = {
+    "_maybe_log_save_evaluate": (
+        "tr_loss",
+        "grad_norm",
+        "model",
+        "trial",
+        "epoch",
+        "ignore_keys_for_eval",
+        "start_time",
+        "learning_rate",
+    ),
+    "_save": ("output_dir", "state_dict"),
+    "_get_output_dir": ("trial",),
+}
+"""Methods of Trainer that are called."""
+
+
+def require_hooks(trainer: Trainer) -> None:
+    """Raises ValueError where this version of transformers decides or saves elsewhere."""
+    missing = [name for name in (*HOOKS, *CALLED) if not hasattr(trainer, name)]
+    missing += ["callback_handler.call_event"] if not hasattr(trainer.callback_handler, "call_event") else []
+    missing += [
+        f"{owner.__name__}.{name}"
+        for owner, name in ((TrainingArguments, "should_save"), (PreTrainedModel, "should_save_on_this_rank"))
+        if not hasattr(owner, name)
+    ]
+    if missing:
+        raise ValueError(
+            f"transformers {transformers.__version__} has no {missing[0]} of Trainer: this geo_accel does not know "
+            "where it decides and saves. Install a version in the range that geo_accel's setup names."
+        )
 
 
 @contextmanager
-def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
+def writing(arguments: TrainingArguments, writes: bool, rank_in_site: int | None = None) -> Iterator[None]:
+    """Inside the block this rank writes what Trainer and the models of transformers save, or not, as `writes` says.
+
+    With `rank_in_site` DeepSpeed, where it is loaded, gathers weights on the first rank of the site.
+    """
+
+    def should_save_on_this_rank(self: PreTrainedModel, is_main_process: bool) -> bool:
+        return is_main_process
+
+    with ExitStack() as replaced:
+        replaced.enter_context(_replaced(type(arguments), "should_save", property(lambda self: writes)))
+        replaced.enter_context(_replaced(PreTrainedModel, "should_save_on_this_rank", should_save_on_this_rank))
+        engine = sys.modules.get("deepspeed.runtime.engine")
+        if engine is not None and rank_in_site is not None:
+            replaced.enter_context(_replaced(engine, "dist", _RankInSite(engine.dist, rank_in_site)))
+        yield
+
+
+class _RankInSite(ModuleType):
+    """deepspeed.comm, for whom a rank's number is that in its site: rank 0 alone gathers what ZeRO-3 partitioned."""
+
+    def __init__(self, comm: ModuleType, rank_in_site: int) -> None:
+        super().__init__(comm.__name__)
+        self._comm, self._rank_in_site = comm, rank_in_site
+
+    def get_rank(self, group: object = None) -> int:
+        return self._rank_in_site if group is None else self._comm.get_rank(group)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._comm, name)
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    inherited, before = name not in vars(owner), vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def on_signals(trainer: Trainer, save_and_stop: Callable[[], None]) -> None:
+    """Makes transformers' checkpoint on SIGTERM call `save_and_stop` where it would write by itself.
+
+    It would write in the midst of a step of one process, which no other site knows of.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        manager = getattr(callback, "jit_manager", None)
+        if isinstance(callback, TrainerCallback) and hasattr(manager, "execute_jit_checkpoint"):
+
+            def execute(manager: object = manager) -> None:
+                manager.is_checkpoint_requested = False
+                save_and_stop()
+
+            manager.execute_jit_checkpoint = execute
+
+
+@contextmanager
+def training_collectives_in_site(
+    group: dist.ProcessGroup, has_begun: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Inside the block Trainer's logs gather over `group` only: each site logs its own training loss.
 
-    DeepSpeed's checkpoints are not loaded by Trainer, but by the callback when training begins, each site its own.
+    DeepSpeed's checkpoints are loaded when training begins by the callback, each site its own; once it `has_begun`, as
+    for the best model at the end, by Trainer, each site its own too.
 
     Raises ValueError where this version of transformers has no such functions.
     """
@@ -48,7 +164,8 @@ def training_collectives_in_site(group: dist.ProcessGroup) -> Iterator[None]:
         return gather(torch.tensor(scalars, dtype=torch.float32, device=device))
 
     def deepspeed_load_checkpoint(*args: object, **kwargs: object) -> None:
-        pass
+        if has_begun():
+            originals["deepspeed_load_checkpoint"](*args, **kwargs)
 
     functions = (nested_gather, distributed_broadcast_scalars, deepspeed_load_checkpoint)
     replacements = dict(zip(NAMES, functions, strict=True))

@@ -146,7 +146,7 @@ class Rounds:
             weights = InPlace(self.masters, selection, replaces)
             agreement = self._agree(selection, weights, terms, outer, replaces)
             next(agreement)
-            future = self._pool.submit(self._talk, agreement, selection, details)
+            future = self._pool.submit(self._talk, agreement, message, selection, details)
         else:
             if topology.carries:
                 host = self._staging.take(selection.length)
@@ -192,6 +192,7 @@ class Rounds:
         return self._pool.submit(self._beat, Message(self._identity("beat", step), wishes))
 
     def _beat(self, message: Message) -> Message:
+        message.wishes = self._transport.any_in_site(message.wishes)
         others = [peer for peer in self._transport.peers if peer != self._topology.rank]
         if others:
             self._transport.swap(dict.fromkeys(others, torch.empty(0, dtype=torch.uint8, device="cpu")), {}, message)
@@ -268,14 +269,17 @@ class Rounds:
         """Lets go of the background thread; what is queued and has not begun is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _talk(self, agreement, selection, details) -> None:
+    def _talk(self, agreement, message, selection, details) -> None:
         start = perf_counter()
+        message.wishes = self._transport.any_in_site(message.wishes)
         next(agreement)
         self._trace.add("transfer", selection.names, start, perf_counter(), **details)
 
     def _exchange(self, selection, host, copied, terms, outer, replaces, details):
         start = perf_counter()
         topology = self._topology
+        # Ranks of a site carry to other peers each: what one wishes, all of them have to tell.
+        terms.message.wishes = self._transport.any_in_site(terms.message.wishes)
         row = None
         if topology.carries:
             copied()

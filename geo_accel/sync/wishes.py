@@ -5,8 +5,8 @@ A wish goes out with the next round that this site begins. All sites apply a rou
 know what any of them wished with it. Pure: the boundary and the round's step decide, never the time.
 """
 
-WISHES = ("save", "evaluate", "stop")
-"""In the order of their bits."""
+WISHES = ("save", "evaluate", "stop", "stop_epoch", "flush")
+"""In the order of their bits; "flush" is to hold the same weights, for somebody to write."""
 
 
 class Wishes:

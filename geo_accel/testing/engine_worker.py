@@ -179,14 +179,18 @@ def late(settings: dict) -> dict:
 
 
 def wishing(settings: dict, model: nn.Module, steps: int) -> dict:
-    """The second site wishes to save before step 3, the first to stop before step 8: what all do, and when."""
+    """A rank of the second site wishes to save before step 3, one of the first to stop before step 8: what all do.
+
+    It is the last rank of its site, which may carry nothing.
+    """
     session, optimizer = connect(settings), torch.optim.SGD(model.parameters(), lr=0.0)
     engine = session.engine(model, optimizer=optimizer)
     done = []
     for step in range(1, steps + 1):
-        if (session.topology.site_index, step) == (1, 3):
+        first, second, *_ = session.topology.sites
+        if (session.topology.rank, step) == (second.ranks[-1], 3):
             engine.wishes.wish("save")
-        if (session.topology.site_index, step) == (0, 8):
+        if (session.topology.rank, step) == (first.ranks[-1], 8):
             engine.wishes.wish("stop")
         if isinstance(model, Weights):
             model(torch.ones(())).backward()

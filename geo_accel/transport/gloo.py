@@ -196,6 +196,15 @@ class GlooTransport:
             with self._inside_site():
                 dist.broadcast(tensor, ranks[0], group=self._site_group)
 
+    def any_in_site(self, bits: int) -> int:
+        """What any rank of the site has set among `bits`. Collective inside the site."""
+        if len(self.topology.site.ranks) == 1:
+            return bits
+        told = torch.tensor([bits])
+        with self._inside_site():
+            dist.all_reduce(told, op=dist.ReduceOp.BOR, group=self._site_group)
+        return int(told)
+
     @contextmanager
     def _inside_site(self) -> Iterator[None]:
         try:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from geo_accel.testing.runs import Run, distance, train
 
@@ -22,6 +24,7 @@ ENVIRON = {
 }
 ROUNDS = {"sync": {"period": 2, "delay": 1, "schedule": "equal", "outer": "mean"}, "compression": {"codec": "fp32"}}
 HOW = ["--optimizer", "adamw", "--lr", "1e-3", "--steps", "8", "--clip", "1.0", "--save-every", "5"]
+BEST = ["--lr", "0.3", "--save-every", "4", "--evaluate-every", "4", "--load-best"]  # a rate at which it gets worse
 CHECKPOINTS = {"geo_zero3": "trainer/checkpoint-5", "accelerate-1": "step-5"}
 
 
@@ -34,7 +37,7 @@ def written(folder: Path, name: str, path: Path, block: dict) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Run]:
+def runs(tmp_path_factory) -> dict[str, Run | Path]:
     folder = tmp_path_factory.mktemp("launched")
     wanted = {}
     for path in FILES:
@@ -45,9 +48,11 @@ def runs(tmp_path_factory) -> dict[str, Run]:
     for stage in (1, 3):
         file = written(folder, f"accelerate-{stage}", FOLDER / f"geo_zero{stage}.json", ROUNDS)
         wanted[f"accelerate-{stage}"] = ["--integration", "accelerate", "--deepspeed", file, *HOW]
+    for stage in (1, 3):
+        wanted[f"best-{stage}"] = [*wanted[f"geo_zero{stage}"], *BEST]
     for name, checkpoint in CHECKPOINTS.items():
         wanted[f"{name} resumed"] = [*wanted[name], "--resume", str(folder / name / checkpoint)]
-    return train(folder, wanted, environ=ENVIRON, timeout_s=170)
+    return {"folder": folder} | train(folder, wanted, environ=ENVIRON, timeout_s=170)
 
 
 @pytest.mark.parametrize("name", [*(path.stem for path in FILES), "accelerate-1", "accelerate-3"])
@@ -75,3 +80,14 @@ def test_a_resumed_run_ends_with_the_same_bits(runs, name):
     for before, after in zip(whole.records, resumed.records, strict=True):
         assert after["losses"] == before["losses"][5:]
     assert resumed.is_agreed() and distance(whole, resumed) == 0
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_best_model_is_what_is_left(runs, stage):
+    run = runs[f"best-{stage}"]
+    losses = [[entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry] for record in run.records]
+    assert losses[0] == losses[1] and losses[0][0] < losses[0][1]
+    best = load_file(runs["folder"] / f"best-{stage}" / "trainer" / "checkpoint-4" / "model.safetensors")
+    same = [torch.equal(value.float(), run.weights[0][name].float()) for name, value in best.items()]
+    assert all(same) and run.is_agreed()
+    assert run.records[0]["summary"]["steps"] == 8

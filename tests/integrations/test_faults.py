@@ -34,7 +34,7 @@ def only_line(finished, code):
 
 @pytest.mark.parametrize(
     "integration, dead, config",
-    [("accelerate", 0, IMPATIENT), ("trainer", 1, IMPATIENT), ("accelerate", 1, BACKWARD), ("trainer", 1, BACKWARD)],
+    [("accelerate", 0, IMPATIENT), ("trainer", 0, IMPATIENT), ("accelerate", 1, BACKWARD), ("trainer", 1, BACKWARD)],
 )
 def test_survivors_of_a_dead_site_stop_and_keep_their_work(tmp_path, integration, dead, config):
     finished = launch(tmp_path, "--integration", integration, "--config", config, per_rank={dead: ["--die-at", "7"]})
@@ -49,8 +49,8 @@ def test_survivors_of_a_dead_site_stop_and_keep_their_work(tmp_path, integration
 
 
 def test_a_survivors_checkpoint_can_be_resumed_by_trainer(tmp_path):
-    launch(tmp_path / "a", "--integration", "trainer", "--config", IMPATIENT, per_rank={1: ["--die-at", "7"]})
-    checkpoint = next((tmp_path / "a").glob("**/survivor-site0/checkpoint-*"))
+    launch(tmp_path / "a", "--integration", "trainer", "--config", IMPATIENT, per_rank={0: ["--die-at", "7"]})
+    checkpoint = next((tmp_path / "a").glob("**/survivor-site1/checkpoint-*"))
     finished = launch(tmp_path / "b", "--integration", "trainer", "--config", IMPATIENT, "--resume", str(checkpoint))
     assert [f.returncode for f in finished] == [0, 0], finished[0].output[-3000:]
     run = Run(tmp_path / "b")

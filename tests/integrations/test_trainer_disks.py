@@ -1,0 +1,80 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""Who writes a checkpoint: one rank on every disk that a site has, whatever is shared with whom."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geo_accel.integrations.trainer_disks import Disk, find_disk
+from geo_accel.topology import Site, Topology
+
+
+def topology(sizes, rank=0):
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    sites = tuple(
+        Site(name=f"site{i}", ranks=tuple(range(end - size, end)))
+        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    )
+    return Topology(sites=sites, rank=rank)
+
+
+@given(st.data())
+def test_every_disk_is_written_once_and_each_site_finds_its_own(data):
+    """Ranks on disks in any way; with `each_machine` all disks count, else those of first ranks of sites."""
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+    disks = data.draw(st.lists(st.integers(0, 2), min_size=sum(sizes), max_size=sum(sizes)))
+    each = data.draw(st.booleans())
+    found = []
+    for rank, disk in enumerate(disks):
+        seen = [other for other, theirs in enumerate(disks) if theirs == disk]
+        found.append(Disk.of(topology(sizes, rank), seen, each))
+    firsts = {site.ranks[0] for site in topology(sizes).sites}
+    for disk in set(disks):
+        here = [rank for rank, theirs in enumerate(disks) if theirs == disk]
+        assert sum(found[rank].writes_whole for rank in here) == (1 if each or firsts & set(here) else 0)
+        for site in topology(sizes).sites:
+            of_site = [rank for rank in here if rank in site.ranks]
+            assert sum(found[rank].writes_site for rank in of_site) == bool(of_site)
+    assert found[0].writes_whole  # as in plain Trainer
+
+
+def look(folders, each_machine=False):
+    """What every rank finds; two sites of as many ranks as there are folders, halved."""
+    meeting, told = threading.Barrier(len(folders), timeout=10), {}
+
+    class Control:
+        def __init__(self, rank):
+            self.rank = rank
+
+        def gather(self, what, message):
+            told[what, self.rank] = message
+            meeting.wait()
+            return [told[what, rank] for rank in range(len(folders))]
+
+    half = len(folders) // 2
+    with ThreadPoolExecutor(len(folders)) as pool:
+        return list(
+            pool.map(
+                lambda rank: find_disk(folders[rank], topology([half, half], rank), Control(rank), each_machine),
+                range(len(folders)),
+            )
+        )
+
+
+def test_disks_are_told_apart_by_looking(tmp_path):
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    assert [disk.writes_whole for disk in look([shared, shared])] == [True, False]
+    assert [disk.writes_site for disk in look([shared, shared])] == [True, True]
+    assert [disk.writes_whole for disk in look([shared, own])] == [True, True]
+    four = look([shared, own, shared, shared], each_machine=True)
+    assert [disk.writes_whole for disk in four] == [True, True, False, False]
+    assert [disk.writes_site for disk in four] == [True, True, True, False]
+    assert list(shared.iterdir()) == list(own.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    assert [disk.writes_whole for disk in look([tmp_path / "fine", file])] == [True, True]
