@@ -32,9 +32,9 @@ class Control:
 
     def gather(self, what: str, message: object) -> list:
         self._table.messages[self._rank] = json.dumps(message)
-        self._table.barrier.wait(20)
+        self._table.barrier.wait(5)
         answers = [json.loads(text) for text in self._table.messages]
-        self._table.barrier.wait(20)
+        self._table.barrier.wait(5)
         return answers
 
 
