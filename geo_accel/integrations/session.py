@@ -38,6 +38,8 @@ class Session:
     transport: GlooTransport
     site_group: dist.ProcessGroup
     """The ranks of this site, with the job's own backend, for the training thread."""
+    machines: tuple[str, ...]
+    """By rank, the machine that it runs on."""
 
     def engine(self, model: nn.Module, **how: object) -> Engine:
         """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
@@ -47,8 +49,9 @@ class Session:
 
     @property
     def writes_site(self) -> bool:
-        """Whether this rank writes files of its site: the first rank of each of the site's machines."""
-        return int(os.environ.get("LOCAL_RANK", self.topology.local_index)) == 0
+        """Whether this rank writes files of its site: the first of the site's ranks on each machine."""
+        here = self.machines[self.topology.rank]
+        return self.topology.rank == min(rank for rank in self.topology.site.ranks if self.machines[rank] == here)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +62,7 @@ class Sites:
     topology: Topology
     control: ControlPlane
     deadline_s: float
+    machines: tuple[str, ...]
 
 
 def find_sites(config: ConfigSource) -> Sites | None:
@@ -94,7 +98,9 @@ def find_sites(config: ConfigSource) -> Sites | None:
     control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
     # All ranks raise, not only the one that is exposed: nobody waits for it.
     refuse_public({control.name_of(r): pair for r, pair in enumerate(zip(exposures, kernels, strict=True))})
-    return Sites(config=settings, topology=topology, control=control, deadline_s=deadline)
+    return Sites(
+        config=settings, topology=topology, control=control, deadline_s=deadline, machines=tuple(map(str, labels))
+    )
 
 
 def connect(config: ConfigSource) -> Session | None:
@@ -116,6 +122,7 @@ def connect(config: ConfigSource) -> Session | None:
         control=sites.control,
         transport=transport,
         site_group=groups[sites.topology.site_index],
+        machines=sites.machines,
     )
 
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -41,9 +42,14 @@ def read(kind: str, path: str | os.PathLike, from_json: Callable[[str], T]) -> T
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file and renames it to `path`: a crash leaves the file as it was."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Lets `write` fill a temporary file and renames it to `path`: a crash or full disk leaves the file as it was."""
+    # Machines that share a disk may have processes of one number.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -3,6 +3,8 @@
 
 After a flush anchors equal the weights, so they are not written again. What is left: the position in the plan, the
 outer optimizer's state (per rank), and everything that is local to a site, above all its optimizer's state.
+
+`rank-R.json` is what one rank continues with; it is written last, and knows the other files by size and checksum.
 """
 
 import json
@@ -11,111 +13,172 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from geo_accel.plan.plan import Plan
-from geo_accel.profile.document import write_whole
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.every_rank import on_every_rank
+from geo_accel.sync.handshake import counterpart
+from geo_accel.sync.state_files import (
+    Mark,
+    read_objects,
+    read_record,
+    read_tensor,
+    write_objects,
+    write_record,
+    write_tensor,
+)
 
 FOLDER = "geo_accel"
-VERSION = 2
+VERSION = 3
 
 
-def save(engine: Engine, folder: str | os.PathLike, site_state: Mapping[str, Any], writes_site: bool) -> None:
-    """Writes this rank's sync state into `folder`/geo_accel. Collective: flushes first.
+def save(
+    engine: Engine,
+    folder: str | os.PathLike,
+    site_state: Mapping[str, Any],
+    writes_site: bool,
+    name: str = FOLDER,
+) -> None:
+    """Writes this rank's sync state into `folder`/`name`. Collective: flushes first.
 
     `site_state` (state dicts by name) is written once per machine, by ranks with `writes_site`. Every file is written
     under a temporary name and renamed, the JSON that names the others last: a crash leaves the previous state whole.
+    Raises OSError, and ValueError for a state that could not be read back, on every rank alike and in one line: then
+    nothing was saved, and the previous state is whole.
     """
     engine.flush()
-    target = Path(folder) / FOLDER
-    target.mkdir(parents=True, exist_ok=True)
+    target, step, site = Path(folder) / name, engine.step_count, engine.topology.site.name
     stem = f"rank-{engine.topology.rank}"
-    record: dict[str, Any] = {
+    outer = f"{stem}.step-{step}.outer.safetensors" if engine.outer_state is not None else None
+    state = f"{site}.step-{step}.pt"
+
+    def write_files() -> dict[str, Mark | None]:
+        target.mkdir(parents=True, exist_ok=True)
+        content = {"site": site, "step": step, "state": dict(site_state)}
+        return {
+            "outer": write_tensor(target / outer, "outer", engine.outer_state) if outer else None,
+            "state": write_objects(target / state, content) if writes_site else None,
+        }
+
+    written = on_every_rank(engine.control, f"saving {target}", write_files)
+    marks: dict[str, list[Mark]] = {}
+    for rank, one in enumerate(written):
+        if one["state"] is not None:
+            # Machines of one site may share a disk, and need not write the same bytes: any of them will do.
+            marks.setdefault(f"{engine.topology.site_of(rank).name}.step-{step}.pt", []).append(one["state"])
+    assert state in marks, f"no rank writes {site}'s files"
+    if outer:
+        marks[outer] = [written[engine.topology.rank]["outer"]]
+    record = {
         "version": VERSION,
-        "step": engine.step_count,
+        "rank": engine.topology.rank,
+        "step": step,
         "adopted": engine.adopted,
         "plan": json.loads(engine.plan.to_json()) if engine.plan else None,
         "profile": json.loads(engine.profile.to_json()) if engine.profile else None,
         "config": engine.config.fingerprint(),
-        "sites": [[site.name, list(site.ranks)] for site in engine.topology.sites],
+        "sites": _sites(engine),
         "weights": engine.masters.checksums(),
-        "outer": None,
-        "site_state": f"{engine.topology.site.name}.step-{engine.step_count}.pt",
+        "outer": outer,
+        "site_state": state,
+        "marks": marks,
     }
-    if engine.outer_state is not None:
-        record["outer"] = f"{stem}.step-{engine.step_count}.outer.safetensors"
-        write_whole(target / record["outer"], lambda path: save_file({"outer": engine.outer_state}, path))
-    if writes_site:
-        write_whole(target / record["site_state"], lambda path: torch.save(dict(site_state), path))
-    write_whole(target / f"{stem}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
-    _forget_older(target, keep=engine.step_count, stems=[stem] + ([engine.topology.site.name] if writes_site else []))
+    on_every_rank(engine.control, f"saving {target}", lambda: write_record(target / f"{stem}.json", record))
+    _forget_older(target, keep=step, stems=[stem] + ([site] if writes_site else []))
 
 
-def load(engine: Engine, folder: str | os.PathLike) -> Mapping[str, Any] | None:
+def load(engine: Engine, folder: str | os.PathLike, name: str = FOLDER) -> Mapping[str, Any] | None:
     """Restores the state that `save` wrote, after the weights have been loaded. Collective.
 
     Returns this site's `site_state`, or None where no rank has a sync state (a checkpoint made without geo_accel):
     then synchronisation starts afresh from the loaded weights. Raises ValueError, on every rank, for a state that is
-    incomplete, of other sites, or of other weights.
+    incomplete, damaged, of other sites, or of other weights.
     """
-    target = Path(folder) / FOLDER
-    record, problem = _read(engine, target)
-    answers = engine.control.gather(
-        "comparing checkpoints", {"step": record["step"] if record else None, "problem": problem}
-    )
-    for rank, answer in enumerate(answers):
-        if answer["problem"]:
-            raise ValueError(f"checkpoint {folder}: rank {rank}: {answer['problem']}")
-    steps = {answer["step"] for answer in answers}
-    if len(steps) > 1:
-        listing = ", ".join(f"rank {rank}: {answer['step']}" for rank, answer in enumerate(answers))
+    target = Path(folder) / name
+    found: dict[str, Any] = {}
+
+    def read() -> dict[str, Any]:
+        found.update(_read(engine, target))
+        return {"step": found.get("step"), "weights": None if found else engine.masters.checksums()}
+
+    answers = on_every_rank(engine.control, f"checkpoint {target}", read)
+    if len({answer["step"] for answer in answers}) > 1:
+        listing = ", ".join(f"{engine.control.name_of(rank)}: {answer['step']}" for rank, answer in enumerate(answers))
         raise ValueError(
-            f"checkpoint {folder} is not of one step on all ranks ({listing}; None: no state): was saving cut off? "
-            "Resume from an earlier checkpoint."
+            f"checkpoint {target} is not of one step on all ranks ({listing}; None: no state): was saving cut off, or "
+            f"copied in part? Resume from an earlier checkpoint. {_afresh(target)}"
         )
-    if record is None:
+    if not found:
+        _require_same_weights(engine, folder, [answer["weights"] for answer in answers])
         engine.restore(step=engine.step_count, adopted=engine.adopted, plan=None, profile=None, outer_state=None)
         return None
-    same_config = record["config"] == engine.config.fingerprint()
-    engine.restore(
-        step=record["step"],
-        adopted=record["adopted"],
-        plan=Plan.from_json(json.dumps(record["plan"])) if record["plan"] and same_config else None,
-        profile=Profile.from_json(json.dumps(record["profile"])) if record["profile"] else None,
-        outer_state=load_file(target / record["outer"])["outer"] if record["outer"] else None,
-    )
-    return torch.load(target / record["site_state"], map_location="cpu", weights_only=True)
+    engine.restore(**{key: found[key] for key in ("step", "adopted", "plan", "profile", "outer_state")})
+    return found["site_state"]
 
 
-def _read(engine: Engine, target: Path) -> tuple[dict | None, str | None]:
-    """This rank's record, or what is wrong with it."""
+def _read(engine: Engine, target: Path) -> dict[str, Any]:
+    """All that this rank goes on with; empty where there is nothing. ValueError says what is wrong with it."""
     path = target / f"rank-{engine.topology.rank}.json"
     if not path.exists():
-        return None, None
+        return {}
     try:
-        record = json.loads(path.read_text())
-        version = record["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{path.name} is not readable ({error})."
-    if version != VERSION:
-        return None, f"{path.name} has version {version}, this geo_accel reads {VERSION}."
-    sites = [[site.name, list(site.ranks)] for site in engine.topology.sites]
-    if record["sites"] != sites:
-        return None, f"it was saved by the sites {record['sites']}, this run has {sites}."
-    missing = [name for name in (record["site_state"], record["outer"]) if name and not (target / name).exists()]
-    if missing:
-        return None, f"{missing[0]} is missing; was the checkpoint copied whole?"
-    weights = engine.masters.checksums()
-    changed = [name for name in weights if record["weights"].get(name) != weights[name]]
-    if changed:
-        return (
-            None,
-            f"the weights of {changed[-1]} are not those of step {record['step']}; the files do not belong together.",
+        record = read_record(path, VERSION)
+    except ValueError as error:
+        raise ValueError(f"{error} {_afresh(target)}") from error
+    if record["rank"] != engine.topology.rank:
+        raise ValueError(f"{path.name} is rank {record['rank']}'s: were files renamed or exchanged?")
+    if record["sites"] != _sites(engine):
+        raise ValueError(
+            f"it was saved by the sites {_listing(record['sites'])}; this run has {_listing(_sites(engine))}. Resume "
+            f"with as many ranks on the same sites. {_afresh(target)}"
         )
-    return record, None
+    state = read_objects(target / record["site_state"], record["marks"])
+    site = engine.topology.site.name
+    if state["site"] != site or state["step"] != record["step"]:
+        raise ValueError(f"{record['site_state']} is of {state['site']} at step {state['step']}, not of {site}.")
+    outer = read_tensor(target / record["outer"], "outer", record["marks"]) if record["outer"] else None
+    weights = engine.masters.checksums()
+    changed = [unit for unit in weights if record["weights"].get(unit) != weights[unit]]
+    if changed:
+        raise ValueError(
+            f"the weights of {changed[-1]} are not those of step {record['step']}; the files do not belong together."
+        )
+    same_config = record["config"] == engine.config.fingerprint()
+    return {
+        "step": record["step"],
+        "adopted": record["adopted"],
+        "plan": Plan.from_json(json.dumps(record["plan"])) if record["plan"] and same_config else None,
+        "profile": Profile.from_json(json.dumps(record["profile"])) if record["profile"] else None,
+        "outer_state": outer,
+        "site_state": state["state"],
+    }
+
+
+def _require_same_weights(engine: Engine, folder: str | os.PathLike, weights: list[dict[str, int]]) -> None:
+    """Where no sync state says which weights belong to it, at least all sites must have loaded the same."""
+    for rank, held in enumerate(weights):
+        first = counterpart(engine.topology, engine.masters, rank)
+        unlike = [unit for unit in held if held[unit] != weights[first].get(unit)]
+        if unlike:
+            raise ValueError(
+                f"checkpoint {folder} holds no sync state, and {engine.control.name_of(first)} and "
+                f"{engine.control.name_of(rank)} have other weights of {unlike[-1]} after loading it: give every site "
+                "the same files."
+            )
+
+
+def _sites(engine: Engine) -> list[list]:
+    return [[site.name, list(site.ranks)] for site in engine.topology.sites]
+
+
+def _listing(sites: list[list]) -> str:
+    return ", ".join(
+        f"{name} (rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))})" for name, ranks in sites
+    )
+
+
+def _afresh(target: Path) -> str:
+    return f"To start afresh from its weights, move the folder {target} away on every machine."
 
 
 def _forget_older(target: Path, keep: int, stems: list[str]) -> None:

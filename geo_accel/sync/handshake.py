@@ -35,13 +35,18 @@ def require_same(
         },
     )
     for rank, answer in enumerate(answers[1:], start=1):
-        # Ranks that hold a share each are like their peers, not like one another.
-        first = 0 if masters.replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
+        first = counterpart(topology, masters, rank)
         problem = _difference(answers[first], answer)
         if problem:
             raise ValueError(
                 f"{_place(topology, first)} and {_place(topology, rank)} differ before the first step: {problem}"
             )
+
+
+def counterpart(topology: Topology, masters: Masters, rank: int) -> int:
+    """The rank of the first site that must hold what `rank` holds."""
+    # Ranks that hold a share each are like their peers, not like one another.
+    return 0 if masters.replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
 
 
 def _difference(a: dict, b: dict) -> str | None:
