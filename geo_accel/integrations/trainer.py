@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
-from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
+from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.integrations.trainer_seam import training_collectives_in_site
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
@@ -99,13 +100,14 @@ class GeoCallback(TrainerCallback):
             if self._resume_from:
                 trainer.model_wrapped.load_checkpoint(self._resume_from)
             return
+        keep_gradients_in_site(trainer.model_wrapped, session)
+        refuse_what_else_crosses(trainer.accelerator, session.topology)
         self.engine = session.engine(
-            trainer.model,
+            bare_model(trainer.model),
             optimizer=trainer.optimizer,
             is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
             max_steps=state.max_steps,
         )
-        keep_gradients_in_site(trainer.model_wrapped, session)
         if self._resume_from:
             site_state = checkpoint.load(self.engine, self._resume_from)
             if site_state is None:
