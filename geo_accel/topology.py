@@ -2,7 +2,7 @@
 """Sites and peer groups: which ranks share a fast network, and which meet across the WAN."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 SITE_VARIABLE = "GEO_ACCEL_SITE"
@@ -62,6 +62,10 @@ class Topology:
 
     def site_of(self, rank: int) -> Site:
         return next(site for site in self.sites if rank in site.ranks)
+
+    def crosses(self, ranks: Iterable[int]) -> bool:
+        """Whether a group of these ranks spans sites."""
+        return len({self.site_of(rank) for rank in ranks}) > 1
 
 
 def machine_label(environ: Mapping[str, str] = os.environ) -> str:

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from geo_accel.integrations.data import sample_order_is_agreed
-from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, keep_gradients_in_site
+from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.transport.errors import SiteLostError
@@ -153,22 +154,26 @@ class AccelerateTraining:
         self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
         if session.config.sync.optimizer_in_backward:
             self._refuse_what_needs_all_gradients()
+        keep_gradients_in_site(model, session)
+        self._begun = False
         self.engine = session.engine(
-            accelerator.unwrap_model(model),
+            bare_model(model),
             optimizer=optimizer,
             other_optimizers=accelerator._optimizers,
             is_last_micro_batch=lambda: accelerator.sync_gradients,
         )
-        keep_gradients_in_site(model, session)
         self._join_checkpoints()
 
     def stepped(self) -> bool:
+        if not self._begun:
+            refuse_what_else_crosses(self._accelerator, self.session.topology)
+            self._begun = True
         return self._accelerator.sync_gradients
 
     def save_alone(self, folder: Path) -> None:
         if self.session.writes_site and self.session.topology.local_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._accelerator.unwrap_model(self._model).state_dict(), folder / "model.pt")
+            torch.save(bare_model(self._model).state_dict(), folder / "model.pt")
             torch.save(self._site_state(), folder / "state.pt")
 
     def release(self) -> None:

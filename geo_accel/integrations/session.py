@@ -1,7 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What every integration does first: find the sites, connect them, keep the rest of training inside the site."""
 
-import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from geo_accel.config import GeoConfig, load_config
 from geo_accel.plan.plan import Plan
@@ -124,53 +122,6 @@ def connect(config: ConfigSource) -> Session | None:
         site_group=groups[sites.topology.site_index],
         machines=sites.machines,
     )
-
-
-def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
-    """Makes a DDP-wrapped `model` reduce gradients, buffers and its used-parameter map inside the site only.
-
-    The launcher wrapped it for all ranks, and whoever holds it goes on using the same object: so the wrapper is built
-    again in place, by its own constructor, with the site's process group. A site of one rank reduces nothing at all.
-    Raises ValueError for wrappers that this cannot be done with.
-    """
-    wrapper = getattr(model, "_orig_mod", model)
-    if not isinstance(wrapper, DistributedDataParallel):
-        name = type(wrapper).__name__
-        if any(word in name for word in ("FullyShardedDataParallel", "FSDP")):
-            raise ValueError(
-                f"{name} is not supported by this version of geo_accel: use plain data parallelism (DDP) or DeepSpeed."
-            )
-        if len(session.topology.site.ranks) > 1:
-            raise ValueError(
-                f"the model is a bare {name}, but {session.topology.site.name} has "
-                f"{len(session.topology.site.ranks)} ranks whose gradients must be reduced: wrap it in DDP "
-                "(accelerator.prepare does)."
-            )
-        return
-    if wrapper._comm_hooks:
-        raise ValueError(
-            "a DDP communication hook is registered, which would reduce over all sites: remove it; gradients stay "
-            "inside the site."
-        )
-    # torch 2.13 renamed broadcast_buffers; the attribute kept its name.
-    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-    DistributedDataParallel.__init__(
-        wrapper,
-        wrapper.module,
-        device_ids=wrapper.device_ids,
-        output_device=wrapper.output_device,
-        dim=wrapper.dim,
-        process_group=session.site_group,
-        bucket_cap_mb=wrapper.bucket_bytes_cap / 2**20,
-        find_unused_parameters=wrapper.find_unused_parameters,
-        gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
-        static_graph=wrapper.static_graph,
-        mixed_precision=wrapper.mixed_precision,
-        **{buffers: wrapper.broadcast_buffers},
-    )
-    if len(session.topology.site.ranks) == 1:
-        wrapper.require_backward_grad_sync = False
 
 
 def is_deepspeed(model: nn.Module | None) -> bool:

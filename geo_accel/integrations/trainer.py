@@ -14,7 +14,8 @@ from transformers.trainer_utils import SaveStrategy, has_length
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
-from geo_accel.integrations.session import ConfigSource, Session, connect, keep_gradients_in_site
+from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
 from geo_accel.integrations.trainer_disks import find_disk
 from geo_accel.integrations.trainer_saving import Saving
@@ -138,13 +139,14 @@ class GeoCallback(TrainerCallback):
 
             self.engine = make_engine(trainer.model_wrapped, session, **facts)
         else:
+            keep_gradients_in_site(trainer.model_wrapped, session)
+            refuse_what_else_crosses(trainer.accelerator, session.topology)
             self.engine = session.engine(
-                trainer.model,
+                bare_model(trainer.model),
                 optimizer=trainer.optimizer,
                 is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
                 **facts,
             )
-            keep_gradients_in_site(trainer.model_wrapped, session)
         lengths = session.control.gather("counting steps per epoch", _steps_per_epoch(trainer, train_dataloader))
         self._decisions = Decisions(
             self.engine, session.control.gather, Epochs.of(lengths), self._saving.write_what_waits

@@ -45,14 +45,14 @@ def main() -> int:
         engine.step()
         engine.settle()
         noise = torch.Generator().manual_seed(session.topology.rank)
-        before = _settled_count()
+        before = settled_count()
         for _ in range(STEPS):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.01)
             engine.step()
             engine.settle()
-        sent = _settled_count() - before
+        sent = settled_count() - before
         plan, sites = engine.plan, len(session.topology.sites)
         units = tuple(UnitProfile(name=name, numel=numel, backward_s=1.0) for name, numel in plan.units)
         cost = Cost.of(plan, Profile(units=units), sites)
@@ -72,7 +72,7 @@ def main() -> int:
     return 0
 
 
-def _settled_count() -> int:
+def settled_count() -> int:
     """The interface's count once nothing moves any more, on any site."""
     dist.barrier()
     time.sleep(0.3)

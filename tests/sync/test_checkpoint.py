@@ -216,7 +216,9 @@ def test_a_rank_that_cannot_write_is_named_on_all_and_the_last_state_stays_whole
 
 def test_what_could_not_be_read_back_safely_is_said_when_saving(tmp_path):
     results = save_state(tmp_path, content=lambda rank: SimpleNamespace() if rank == 2 else {})
-    assert all("right (rank 2): right.step-10.pt: this state holds Python objects" in str(result) for result in results)
+    assert all(
+        "right (rank 2): right.step-10.pt: this state holds Python objects" in str(result) for result in results
+    )
     assert not list(tmp_path.glob("**/*.pt.*")) and not list(tmp_path.glob("**/*.json"))
 
 

@@ -1,0 +1,155 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What crosses between sites in training steps, with all the ways in which models come wrapped.
+
+`python -m geo_accel.testing.crossing_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
+`SCENARIO.rank-R.json` into OUT.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import TorchDynamoPlugin
+from torch import nn
+
+from geo_accel import GeoSync
+from geo_accel.testing.bytes_worker import settled_count
+from geo_accel.testing.models import build_data, build_model
+from geo_accel.testing.train_worker import fingerprint, world_collectives
+
+CONFIG = {"sync": {"period": 2, "delay": 1, "outer": "mean"}, "compression": {"codec": "fp32"}}
+STEPS = 6
+
+
+def start(dynamo: str | None = None) -> Accelerator:
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    plugin = TorchDynamoPlugin(backend="eager", use_regional_compilation=dynamo == "regional") if dynamo else None
+    return Accelerator(dynamo_plugin=plugin)
+
+
+def batches(kind: str = "gpt2") -> list[dict[str, torch.Tensor]]:
+    """Other ones on every rank."""
+    data = build_data(kind, 2 * (STEPS + 1), seed=dist.get_rank())
+    return [
+        {key: torch.stack([one[key] for one in data[i : i + 2]]) for key in data[i]} for i in range(0, len(data), 2)
+    ]
+
+
+def counted(train: Callable[[dict], None], geos: list[GeoSync], model: nn.Module, kind: str = "gpt2") -> dict:
+    """Runs `train` on every batch; counts from the second step on, when all is set up."""
+    first, *rest = batches(kind)
+    train(first)
+    for geo in geos:
+        geo.engine.settle()
+    count, said, sent = settled_count(), sum(geo.engine.wan_bytes for geo in geos), world_collectives()
+    losses = []
+    for batch in rest:
+        losses.append(train(batch))
+    for geo in geos:
+        geo.engine.settle()
+    crossed = world_collectives() - sent
+    record = {
+        "crossed": crossed,
+        "kernel": settled_count() - count,
+        "rounds": sum(geo.engine.wan_bytes for geo in geos) - said,
+        "units": [unit.name for unit in geos[0].engine.units],
+        "own": fingerprint(model),
+        "losses": losses,
+    }
+    for geo in geos:
+        geo.flush()
+        geo.close()
+    return record | {"flushed": fingerprint(model)}
+
+
+def compiled(dynamo: str | None, unwrapped: bool = False, bare: bool = False) -> dict:
+    """A model as the launcher prepares it, which the user's script may have unwrapped before GeoSync sees it."""
+    accelerator = start(dynamo)
+    model = own = build_model("gpt2")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if unwrapped:
+        accelerator.unwrap_model(model)
+    given = accelerator.unwrap_model(model) if bare else model
+    geo = GeoSync(accelerator=accelerator, model=given, optimizer=optimizer, config=CONFIG)
+
+    def train(batch: dict) -> float:
+        loss = model(**batch)["loss"]
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        geo.step()
+        return loss.item()
+
+    return counted(train, [geo], own)
+
+
+def adversaries(synchronised: int = 2, frozen: bool = False) -> dict:
+    """Two models with an optimizer each, both prepared, of which so many have a GeoSync."""
+    accelerator = start()
+    models = [build_model("resnet"), build_model("resnet")]
+    own = models[0]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    models, optimizers = zip(
+        *(accelerator.prepare(*pair) for pair in zip(models, optimizers, strict=True)), strict=True
+    )
+    if frozen:
+        models[1].requires_grad_(False)
+    pairs = list(zip(models, optimizers, strict=True))
+    geos = [GeoSync(accelerator=accelerator, model=m, optimizer=o, config=CONFIG) for m, o in pairs[:synchronised]]
+
+    def train(batch: dict) -> float:
+        losses = [model(**batch)["loss"] for model in models]
+        accelerator.backward(sum(losses))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for geo in geos:
+            geo.step()
+        return losses[0].item()
+
+    try:
+        return counted(train, geos, own, kind="resnet")
+    except ValueError as error:
+        for geo in geos:
+            geo.close()
+        return {"said": str(error)}
+
+
+SCENARIOS = {
+    "plain": lambda: compiled(None),
+    "bare": lambda: compiled(None, bare=True),
+    "whole": lambda: compiled("whole"),
+    "whole_unwrapped": lambda: compiled("whole", unwrapped=True),
+    "regional": lambda: compiled("regional"),
+    "regional_unwrapped": lambda: compiled("regional", unwrapped=True),
+    "both": lambda: adversaries(),
+    "one": lambda: adversaries(synchronised=1),
+    "frozen": lambda: adversaries(synchronised=1, frozen=True),
+}
+
+
+def main() -> int:
+    out, names = Path(sys.argv[1]), sys.argv[2:]
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    for name in names:
+        record = SCENARIOS[name]()
+        (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
