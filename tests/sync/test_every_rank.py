@@ -62,6 +62,6 @@ def test_a_lost_site_is_no_answer():
 def test_what_was_told_inside_is_not_told_again():
     """The peer failed before it came to the inner one: its answer to the outer is what the inner hears."""
     control = Control(FULL)
-    with pytest.raises(OSError, match="^inner: rank 1: no space left$"):
+    with pytest.raises(OSError, match=r"^inner: rank 1: no space left$"):
         on_every_rank(control, "outer", lambda: on_every_rank(control, "inner", lambda: 1))
     assert len(control.sent) == 1
