@@ -81,8 +81,17 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.link import Link
     from geo_accel.profile.trace import Trace
+    from geo_accel.sync.contention import Contention, measure_contention
     from geo_accel.sync.masters import PlainMasters
-    from geo_accel.sync.measure import Rehearsal, assemble, measure_handling, measure_links, measure_pairs
+    from geo_accel.sync.measure import (
+        Rehearsal,
+        as_message,
+        assemble,
+        from_message,
+        measure_handling,
+        measure_links,
+        measure_pairs,
+    )
     from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
@@ -96,12 +105,17 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     carried = {unit.name: unit.numel for unit in units}
     rehearsal = None
     if session is not None:
-        rounds = Rounds(PlainMasters(units, session.topology), session.transport, Trace(None, 0, ""))
+        topology = session.topology
+        rounds = Rounds(PlainMasters(units, topology), session.transport, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
-        links = measure_links(session.control, rounds, session.topology, session.config.link)
-        pairs = measure_pairs(session.control, rounds, session.topology) if arguments.pairs else ()
-        rehearsal = Rehearsal(rounds, session.topology, Request(mode="stream").codecs)
+        links = measure_links(rounds.transfers, topology, session.config.link)
+        contention = Contention()
+        if device.type == "cpu":
+            slowest = Link.slowest([link for _, link in links])
+            contention = measure_contention(rounds.transfers, slowest, len(topology.sites) - 1)
+        pairs = measure_pairs(rounds.transfers, topology) if arguments.pairs else ()
+        rehearsal = Rehearsal(rounds.masters, topology, Request(mode="stream").codecs)
     timer = LayerTimer(model, units, optimizer)
     for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
         timer.start_step()
@@ -117,10 +131,8 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
     if session is None:
         return as_profile(computing, device, ranks=1, **facts)
-    handling = measure_handling(
-        session.control, rounds, session.topology, rehearsal, Link.slowest([link for _, link in links])
-    )
-    profile = assemble(session.control, computing, links, handling, device)
+    mine = as_message(computing, measure_handling(rehearsal, contention))
+    profile = assemble(list(map(from_message, session.control.gather("comparing", mine))), links, device)
     rounds.close()
     return replace(profile, pairs=pairs, provenance={**profile.provenance, **facts})
 

@@ -7,9 +7,28 @@ from dataclasses import dataclass
 PROBE_START_BYTES = 64 * 1024
 PROBE_MAX_BYTES = 256 * 1024 * 1024
 PROBE_SECONDS = 0.2
-_LATENCIES = 5
+"""What a line is filled for."""
+PROBE_LONGEST_S = 1.0
+PROBE_LATENCIES = 20
+"""A probe tries nothing new after so many seconds and latencies together."""
+
 # A short transfer says little about how long a much longer one takes.
 _MOST_GROWTH = 8
+# Goodput that grows by more shows a connection that was still opening its window.
+_ALIKE = 1.1
+# A transfer that takes less than this many latencies beyond the first has not waited for an acknowledgement.
+_ONE_BURST = 0.7
+# Where a latency takes long, so does every step of the way to the size that is wanted, and less is enough.
+_LONG_LINE_BYTES = 256 * 1024
+_OF_A_LONG_LATENCY = 0.6
+# One loss in a thousand packets shows in 4 MB. It matters where the way back to a full window is long.
+_LASTING_BYTES = 4_000_000
+_LASTING_S = 0.5
+_LASTING_LATENCY_S = 0.005
+# What a lost packet costs at least, in latencies, and in shares of what a transfer takes: less is noise.
+_LOSS_LATENCIES, _LOSS_SHARE = 0.5, 0.2
+# So long a window is watched that has begun to shrink, of which the end counts.
+_SHRINKING_S, _END_S = 2.5, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,30 +77,99 @@ class Link:
         return messages * self.latency_s + nbytes * self.seconds_per_byte
 
 
-def probe_links(exchange: Callable[[int], Sequence[float]], longest_s: float = PROBE_SECONDS) -> list[Link]:
-    """Fits one `Link` per party to timed exchanges of growing size.
+def probe_links(
+    exchange: Callable[[int], Sequence[float]], latency: Sequence[float], longest_s: float = PROBE_SECONDS
+) -> list[Link]:
+    """One `Link` per party, from timed exchanges of growing size.
 
     `exchange(nbytes)` sends that many bytes each way and returns every party's seconds, the same list on every rank,
-    so that all probe the same sizes. The size grows until the slowest takes `longest_s` seconds.
+    so that all probe the same sizes; `latency` are those of an exchange of nothing.
+
+    TCP opens its window while it sends. A transfer counts when it waited for no acknowledgement, or when the one
+    before, of the same size, was as fast; the size grows until one that counts takes `longest_s` seconds beyond the
+    latency, or less on long lines. Then the same is sent until so much has passed without loss that it will last. If
+    it does not, the window is watched while it shrinks, and what passes in the end counts.
+
+    Begins nothing larger after `PROBE_LONGEST_S` seconds and `PROBE_LATENCIES` latencies together; on a line that
+    loses packets another few seconds follow.
     """
-    # Busy processors only add to it, and what is too much here would make every link look faster.
-    latency = [min(times) for times in zip(*(exchange(1) for _ in range(_LATENCIES)), strict=True)]
-    sweep: list[tuple[int, Sequence[float]]] = []
-    nbytes = PROBE_START_BYTES
-    while True:
-        seconds = exchange(nbytes)
-        sweep.append((nbytes, seconds))
-        if max(seconds) >= longest_s or nbytes >= PROBE_MAX_BYTES:
-            break
-        # What is wanted and a tenth more, so that it is not missed by a little and probed once more.
-        nbytes = int(nbytes * min(_MOST_GROWTH, 1.1 * longest_s / max(seconds)))
+    probe = _Probe(exchange, max(latency))
+    counted = probe.lasting(probe.fill(longest_s))
+    nbytes = sum(size for size, _ in counted)
     return [
-        Link(latency_s=alpha, seconds_per_byte=_slope([(size, times[party]) for size, times in sweep], alpha))
+        Link(
+            latency_s=alpha,
+            seconds_per_byte=max(sum(taken[party] - alpha for _, taken in counted) / nbytes, 1e-12),
+        )
         for party, alpha in enumerate(latency)
     ]
 
 
-def _slope(points: Sequence[tuple[int, float]], latency: float) -> float:
-    """Seconds per byte by least squares through (0, latency): large messages, measured best, weigh most."""
-    slope = sum(size * (seconds - latency) for size, seconds in points) / sum(size * size for size, _ in points)
-    return max(slope, 1e-12)
+class _Probe:
+    """One probe's transfers; seconds of a transfer are the slowest party's, beyond the latency."""
+
+    def __init__(self, exchange: Callable[[int], Sequence[float]], latency_s: float) -> None:
+        self._exchange, self._latency_s = exchange, latency_s
+        self._spent = 0.0
+        self._sent: list[tuple[int, Sequence[float]]] = []
+        """Since the size last grew."""
+
+    def _beyond(self, taken: Sequence[float]) -> float:
+        return max(max(taken) - self._latency_s, 1e-9)
+
+    def _send(self, nbytes: int) -> float:
+        taken = self._exchange(nbytes)
+        self._sent.append((nbytes, taken))
+        self._spent += max(taken)
+        return self._beyond(taken)
+
+    def fill(self, longest_s: float) -> int:
+        """Sends more and more until the line is filled; returns the size that filled it."""
+        latency_s = self._latency_s
+        long = latency_s >= longest_s / 4
+        wanted_s = min(longest_s, max(longest_s / 4, _OF_A_LONG_LATENCY * latency_s)) if long else longest_s
+        most_s = PROBE_LONGEST_S + PROBE_LATENCIES * latency_s
+        nbytes, best = _LONG_LINE_BYTES if long else PROBE_START_BYTES, 0.0
+        while True:
+            rate = self._open(nbytes, best, most_s)
+            best, beyond = max(best, rate), nbytes / rate
+            if beyond >= wanted_s or nbytes >= PROBE_MAX_BYTES or self._spent >= most_s:
+                return nbytes
+            # What is wanted and a tenth more, so that it is not missed by a little and probed once more.
+            nbytes = int(nbytes * min(_MOST_GROWTH, 1.1 * wanted_s / beyond))
+
+    def _open(self, nbytes: int, best: float, most_s: float) -> float:
+        """Sends `nbytes` until the window holds them; returns bytes per second then. `best` is what others reached."""
+        self._sent = []
+        before = None
+        while True:
+            beyond = self._send(nbytes)
+            rate = nbytes / beyond
+            steady = 0 < best <= _ALIKE * rate if before is None else rate <= _ALIKE * before
+            if steady or beyond < _ONE_BURST * self._latency_s or (before is not None and self._spent >= most_s):
+                return rate
+            before = rate
+
+    def lasting(self, nbytes: int) -> list[tuple[int, Sequence[float]]]:
+        """The transfers, with their bytes, that say what the line carries, now that its window holds `nbytes`."""
+        per_byte = min(self._beyond(taken) for _, taken in self._sent) / nbytes
+        more = int(min(_LASTING_BYTES - nbytes, _LASTING_S / per_byte))
+        watched = self._latency_s >= _LASTING_LATENCY_S
+        if watched and more > 0 and not self._has_lost(per_byte):
+            self._send(more)
+        if not watched or not self._has_lost(per_byte):
+            return [(size, t) for size, t in self._sent if self._beyond(t) <= _ALIKE * per_byte * size]
+        end = self._spent + _SHRINKING_S
+        while self._spent < end:
+            self._send(nbytes)
+        shrunk, seconds = [], 0.0
+        while seconds < _END_S:
+            shrunk.append(self._sent.pop())
+            seconds += max(shrunk[-1][1])
+        return shrunk
+
+    def _has_lost(self, per_byte: float) -> bool:
+        """Whether the last transfer had to send something again, where without loss a byte takes so many seconds."""
+        size, taken = self._sent[-1]
+        usual = per_byte * size
+        return self._beyond(taken) > usual + max(_LOSS_LATENCIES * self._latency_s, _LOSS_SHARE * usual)

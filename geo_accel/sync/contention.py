@@ -10,8 +10,7 @@ from time import perf_counter, process_time, thread_time
 import torch
 
 from geo_accel.profile.link import Link
-from geo_accel.sync.rounds import Rounds
-from geo_accel.transport.store import ControlPlane
+from geo_accel.sync.transfers import Transfers
 
 _TRIALS = 2
 _BURN_S = 0.1
@@ -33,25 +32,24 @@ class Contention:
     """Seconds lost per byte that leaves, and as many that come in."""
 
 
-def measure_contention(control: ControlPlane, rounds: Rounds, link: Link, others: int) -> Contention:
+def measure_contention(transfers: Transfers, link: Link, others: int) -> Contention:
     """Computes alone, beside a working thread and beside a transfer to `others` other sites, in turns. Collective.
 
-    All ranks of a machine compute, and disturb, at the same time. `link` is the slowest site's; if it is right, this
-    takes a second. Raises SiteLostError for a site that does not answer.
+    All ranks of a machine compute, and disturb, at the same time. `link` is the slowest site's; if it is right, and
+    its window still open from measuring it, this takes a second. Raises SiteLostError for a site that does not answer.
     """
     nbytes = max(1, int(_CROSSING_S / link.seconds_per_byte / others))
     alone = beside = 0.0
     sending, lost = [], []
     for _ in range(_TRIALS):
-        control.gather("measuring cores", None)
+        # Once: what follows takes equally long everywhere.
+        transfers.meet()
         quiet = _for_a_while()
-        control.gather("measuring cores", None)
         # Sums, because a scheduler that puts three threads on one core and one on the other does so for a while:
         # single trials say anything from a quarter to three.
         alone += quiet
         beside += _beside_a_thread()
-        control.gather("measuring cores", None)
-        crossing = _beside_a_transfer(rounds, nbytes)
+        crossing = _beside_a_transfer(transfers, nbytes)
         sending.append(crossing.processor_s / (nbytes * others))
         lost.append(max(0.0, 1 - crossing.speed / quiet) * crossing.seconds / (nbytes * others))
     share = min(_MOST_LOST, max(0.0, alone / max(beside, 1.0) - 1))
@@ -72,9 +70,9 @@ class _Crossing:
     """Of this process beside its computing thread."""
 
 
-def _beside_a_transfer(rounds: Rounds, nbytes: int) -> _Crossing:
+def _beside_a_transfer(transfers: Transfers, nbytes: int) -> _Crossing:
     process, thread = process_time(), thread_time()
-    transfer, end = rounds.begin_transfer(nbytes), perf_counter() + _LONGEST_CROSSING_S
+    transfer, end = transfers.begin(nbytes), perf_counter() + _LONGEST_CROSSING_S
     # Where many processes share few cores, a scheduler has let some of them compute for seconds while others, whose
     # bytes they waited for, got nothing: then rather no more computing.
     speed = _burn(lambda: not transfer.done() and perf_counter() < end)

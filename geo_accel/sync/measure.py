@@ -19,13 +19,13 @@ from geo_accel.profile.layers import Computing, as_profile
 from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
 from geo_accel.sync.agreement import NotFiniteError, Snapshot, Weights, agree
-from geo_accel.sync.contention import Contention, measure_contention
+from geo_accel.sync.contention import Contention
 from geo_accel.sync.masters import Masters
-from geo_accel.sync.rounds import InPlace, Rounds, in_place
+from geo_accel.sync.rounds import InPlace, in_place
+from geo_accel.sync.transfers import Transfers
 from geo_accel.topology import Topology
 from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.transport.identity import Identity, Message
-from geo_accel.transport.store import ControlPlane
 
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
 _TRIAL_PARTS = 8
@@ -34,16 +34,16 @@ _MOST_TRIAL_VALUES = 16_000_000
 _TRIALS_AT_A_BOUNDARY = 2
 # Probes of equal links differ by a tenth, and sites that are told unlike links are given unlike ratios.
 _ALIKE = 1.15
-_PROBES = 2
+_PROBES, _MOST_PROBES = 2, 5
+_STILL_OPENING = 0.9
+_PAIR_LATENCIES = 4
 # Long enough to know a link to a few percent where four sites share two cores: ratios are made from it.
 _ONE_WAY_S = 0.15
 # A first moment that was over at once says nothing of how much fits into the time.
 _MOST_GROWTH = 32
 
 
-def measure_links(
-    control: ControlPlane, rounds: Rounds, topology: Topology, config: LinkConfig
-) -> tuple[tuple[str, Link], ...]:
+def measure_links(transfers: Transfers, topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...]:
     """Each site's link as it swaps with all others at once, or what the config states. Collective.
 
     With more than two sites both directions of each are measured too, one after the other: exchanges differ in what
@@ -55,14 +55,17 @@ def measure_links(
 
     others = len(topology.sites) - 1
 
-    def exchange(nbytes: int) -> list[float]:
-        seconds = control.gather("probing the link", rounds.time_transfer(-(-nbytes // others)))
-        return [max(seconds[rank] for rank in site.ranks) for site in topology.sites]
+    def exchange(nbytes: int) -> Sequence[float]:
+        return transfers.exchange(-(-nbytes // others))
 
-    # With more sites this is only for the latency, and to know how much to send one way.
-    links = probe_links(exchange, PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS)
+    latency = transfers.latency()
+    if stated[0] != "auto":
+        links = [Link(latency_s=one, seconds_per_byte=8e-6 / stated[0]) for one in latency]
+    else:
+        # With more sites this is only to open the windows, and to know how much to send one way.
+        links = probe_links(exchange, latency, PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS)
     if others > 1 and stated[0] == "auto":
-        up, down = _one_way(control, rounds, topology, links)
+        up, down = _one_way(transfers, topology, links)
         links = [
             replace(link, seconds_per_byte=out, down_seconds_per_byte=back)
             for link, out, back in zip(links, up, down, strict=True)
@@ -70,9 +73,7 @@ def measure_links(
     return tuple((site.name, _as_stated(link, *stated)) for site, link in zip(topology.sites, links, strict=True))
 
 
-def _one_way(
-    control: ControlPlane, rounds: Rounds, topology: Topology, links: Sequence[Link]
-) -> tuple[list[float], list[float]]:
+def _one_way(transfers: Transfers, topology: Topology, links: Sequence[Link]) -> tuple[list[float], list[float]]:
     """Seconds per byte that leaves a site for all others at once, and per byte that comes to it, by site. Collective.
 
     `links` are those of the sites as far as they are known, which tells how many bytes to send.
@@ -81,18 +82,20 @@ def _one_way(
 
     def timed(sends: Mapping[int, int], receivers: Collection[int], link: Link, probes: int = _PROBES) -> float:
         # Whoever only sends is done when its last bytes are in the kernel: the receivers' time counts, the longest.
-        # The quickest probe: a processor that was busy with something else only adds to it.
-        taken = min(
-            max(control.gather("probing one way", rounds.time_transfer(sends, receivers))) for _ in range(probes)
-        )
-        return max(taken - link.latency_s, 1e-9)
+        # The quickest probe: a processor that was busy with something else only adds to it, and so does a window that
+        # has shrunk while others sent.
+        taken: list[float] = []
+        while len(taken) < probes or (1 < len(taken) < _MOST_PROBES and taken[-1] < _STILL_OPENING * taken[-2]):
+            taken.append(max(transfers.exchange(sends, receivers)))
+        return max(min(taken) - link.latency_s, 1e-9)
 
     up = []
     for site, link in zip(sites, links, strict=True):
         rest = {rank for other in sites if other is not site for rank in other.ranks}
         # All at once were about as fast as the slowest. What this one sends alone in a moment tells how much it sends
         # in the time that is wanted: of a short transfer, the few milliseconds that a busy processor adds are a tenth.
-        few = max(1, int(_ONE_WAY_S / 8 / link.seconds_per_byte / others))
+        moment = max(_ONE_WAY_S / 8, link.latency_s / 2)
+        few = max(1, int(moment / link.seconds_per_byte / others))
         growth = _ONE_WAY_S / timed(dict.fromkeys(site.ranks, few), rest, link, probes=1)
         nbytes = int(few * min(_MOST_GROWTH, max(1.0, growth)))
         up.append(timed(dict.fromkeys(site.ranks, nbytes), rest, link) / (nbytes * others))
@@ -126,17 +129,17 @@ def levelled(measured: Sequence[float]) -> list[float]:
     return result
 
 
-def measure_pairs(control: ControlPlane, rounds: Rounds, topology: Topology) -> tuple[tuple[str, str, Link], ...]:
+def measure_pairs(transfers: Transfers, topology: Topology) -> tuple[tuple[str, str, Link], ...]:
     """The link of every pair of sites, one pair after the other, so that none disturbs another. Collective."""
     found = []
     for one, other in combinations(topology.sites, 2):
         involved = {*one.ranks, *other.ranks}
 
         def exchange(nbytes: int, involved: set[int] = involved) -> list[float]:
-            sends = dict.fromkeys(involved, nbytes)
-            return [max(control.gather("probing a pair", rounds.time_transfer(sends, involved)))]
+            return [max(transfers.exchange(dict.fromkeys(involved, nbytes), involved))]
 
-        found.append((one.name, other.name, probe_links(exchange)[0]))
+        latency = min(exchange(1)[0] for _ in range(_PAIR_LATENCIES))
+        found.append((one.name, other.name, probe_links(exchange, [latency])[0]))
     return tuple(found)
 
 
@@ -147,8 +150,8 @@ class Rehearsal:
     left in the caches and on what the machine's other ranks do at the time: on an idle machine it is a third cheaper.
     """
 
-    def __init__(self, rounds: Rounds, topology: Topology, codecs: Sequence[str]) -> None:
-        masters = rounds.masters
+    def __init__(self, masters: Masters, topology: Topology, codecs: Sequence[str]) -> None:
+        self.sites = len(topology.sites)
         sizes = [length for _, length in masters.carried]
         pieces = list(filter(None, stream(sizes, max(_TRIAL_PARTS, -(-sum(sizes) // _MOST_TRIAL_VALUES)))))
         self._trials = {
@@ -223,30 +226,18 @@ class _Trial:
                 pass
 
 
-def measure_handling(
-    control: ControlPlane, rounds: Rounds, topology: Topology, rehearsal: Rehearsal, link: Link
-) -> dict[str, Handling]:
-    """What synchronising costs beside the transfers, by codec: the slowest rank's. Collective.
+def measure_handling(rehearsal: Rehearsal, contention: Contention) -> dict[str, tuple[float, float]]:
+    """What synchronising costs this rank beside the transfers, by codec: a `Handling`'s two figures.
 
-    `link` is the slowest site's. Where the background thread finds no core of its own, training loses what it takes,
-    its share of sending and receiving included.
+    Where the background thread finds no core of its own, training loses what it takes, its share of sending and
+    receiving included.
     """
-    others = len(topology.sites) - 1
-    # Where an accelerator computes, nothing is lost.
-    on_cpu = rounds.masters.device.type == "cpu"
-    contention = measure_contention(control, rounds, link, others) if on_cpu else Contention()
     mine = {}
     for codec in rehearsal.codecs:
         background = rehearsal.background_s(codec)
-        sending = contention.per_byte * bytes_per_value(_trial_rule(codec, len(topology.sites)))
-        mine[codec] = [rehearsal.training_s(codec) + contention.share * background + sending, background]
-    ranks = control.gather("measuring what rounds cost", mine)
-    return {
-        codec: Handling(
-            training_s=max(rank[codec][0] for rank in ranks), background_s=max(rank[codec][1] for rank in ranks)
-        )
-        for codec in rehearsal.codecs
-    }
+        sending = contention.per_byte * bytes_per_value(_trial_rule(codec, rehearsal.sites))
+        mine[codec] = (rehearsal.training_s(codec) + contention.share * background + sending, background)
+    return mine
 
 
 def _trial_rule(codec: str, sites: int) -> Averaging:
@@ -257,17 +248,30 @@ def _trial_rule(codec: str, sites: int) -> Averaging:
 
 
 def assemble(
-    control: ControlPlane,
-    computing: Computing,
+    ranks: Sequence[tuple[Computing, Mapping[str, tuple[float, float]]]],
     links: Sequence[tuple[str, Link]],
-    handling: Mapping[str, Handling],
     device: torch.device,
 ) -> Profile:
-    """The run's profile: computing is the slowest rank's, which all others wait for. Collective."""
-    ranks = control.gather("comparing step times", asdict(computing))
-    slowest = max(ranks, key=lambda rank: rank["step_s"])
-    computing = Computing(**{**slowest, "units": tuple(UnitProfile(**unit) for unit in slowest["units"])})
-    return replace(as_profile(computing, device, ranks=len(ranks)), links=tuple(links), handling=handling)
+    """A run's profile from what its ranks have measured: the slowest one's, which all others wait for."""
+    slowest = max((computing for computing, _ in ranks), key=lambda computing: computing.step_s)
+    handling = {
+        codec: Handling(
+            training_s=max(mine[codec][0] for _, mine in ranks), background_s=max(mine[codec][1] for _, mine in ranks)
+        )
+        for codec in ranks[0][1]
+    }
+    return replace(as_profile(slowest, device, ranks=len(ranks)), links=tuple(links), handling=handling)
+
+
+def as_message(computing: Computing, handling: Mapping[str, tuple[float, float]]) -> dict:
+    """What one rank has measured, ready for JSON."""
+    return {"computing": asdict(computing), "handling": dict(handling)}
+
+
+def from_message(message: dict) -> tuple[Computing, dict[str, tuple[float, float]]]:
+    computing = message["computing"]
+    units = tuple(UnitProfile(**unit) for unit in computing["units"])
+    return Computing(**{**computing, "units": units}), message["handling"]
 
 
 def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:

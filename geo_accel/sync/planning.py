@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from statistics import median
+from time import perf_counter
 
 import torch
 from torch import nn
@@ -18,16 +19,16 @@ from torch import nn
 from geo_accel.config import GeoConfig, OuterConfig
 from geo_accel.plan.averaging import Outer
 from geo_accel.plan.choose import choose_plan
-from geo_accel.plan.damping import Loss, damped, has_risen, pooled
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
-from geo_accel.plan.review import Seen, review
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
+from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.losses import LossWatch
-from geo_accel.sync.measure import Rehearsal, assemble, measure_handling, measure_links
+from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message, measure_handling, measure_links
+from geo_accel.sync.reviewing import Reviewer, steps_of_review
 from geo_accel.sync.rounds import Rounds
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.store import ControlPlane
@@ -53,9 +54,9 @@ class Planning:
         units: list[Unit],
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        """`background_control` is for the background thread alone: two threads cannot share one's counter."""
+        """`background_control` is for the thread of reviews alone: two threads cannot share one."""
         sync = config.sync
-        self.request = Request(
+        request = Request(
             mode=sync.mode,
             period=sync.period,
             schedule=sync.schedule,
@@ -69,11 +70,21 @@ class Planning:
             outer=_outer(sync.outer),
             ranks=tuple(len(site.ranks) for site in transport.topology.sites),
         )
+        self.reviewer = Reviewer(
+            background_control,
+            transport.topology,
+            request,
+            follow_link=config.link.bandwidth_mbps == "auto",
+        )
         self.profile: Profile | None = None
         """What the current plan was made from; None where nothing was measured."""
+        self.held_up_s = 0.0
+        """Seconds that measuring and planning took from training before there was a plan."""
+        self.start_to_plan_s: float | None = None
+        """Seconds from the first boundary to the plan, the steps between included; None before."""
+        self._began: float | None = None
         self._config = config
         self._control = control
-        self._background_control = background_control
         self._transport = transport
         self._rounds = rounds
         self._sites = transport.topology.sites
@@ -81,11 +92,18 @@ class Planning:
         self._rehearsal: Rehearsal | None = None
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(model, units, optimizer)
         self._links: tuple[tuple[str, Link], ...] = ()
+        self._contention = Contention()
         self._review: Future | None = None
+        self._count = self._due = 0
+        """Steps since the plan was adopted, and when the review's outcome is taken."""
         self._steps: deque[float] = deque(maxlen=4 * REVIEW_STEPS)
         self._watch_losses: Callable[[], LossWatch] = lambda: LossWatch(model)
         self._losses: LossWatch | None = None
-        self._least_loss: Loss | None = None
+
+    @property
+    def request(self) -> Request:
+        """What plans are asked for."""
+        return self.reviewer.request
 
     @property
     def link(self) -> Link | None:
@@ -99,15 +117,30 @@ class Planning:
 
         Raises ValueError, on every rank alike, for a plan file that is none or is for another model.
         """
+        self._began = perf_counter()
+        plan = self._begin()
+        self._has_planned(plan, self._began)
+        return plan
+
+    def _begin(self) -> Plan | None:
         if self.request.schedule == "manual":
             return self._broadcast(self._read)
         if not self.request.needs_measurement:
             return self._broadcast(self._choose)
-        self._links = measure_links(self._control, self._rounds, self._transport.topology, self._config.link)
+        topology, transfers, masters = self._transport.topology, self._rounds.transfers, self._rounds.masters
+        self._links = measure_links(transfers, topology, self._config.link)
+        if masters.device.type == "cpu":  # where an accelerator computes, nothing is lost
+            self._contention = measure_contention(transfers, self.link, len(self._sites) - 1)
         self._transport.take_swaps()
         self._layers = self._watch()
-        self._rehearsal = Rehearsal(self._rounds, self._transport.topology, self.request.codecs)
+        self._rehearsal = Rehearsal(masters, topology, self.request.codecs)
         return None
+
+    def _has_planned(self, plan: Plan | None, since: float) -> None:
+        now = perf_counter()
+        self.held_up_s += now - since
+        if plan is not None:
+            self.start_to_plan_s = now - self._began
 
     def start_step(self) -> None:
         """Not collective: a boundary has ended."""
@@ -121,23 +154,34 @@ class Planning:
 
     def measured(self) -> Plan | None:
         """At a boundary while there is no plan: the plan, once enough steps were seen."""
+        start = perf_counter()
+        self._layers.end_step()
+        self._rehearsal.once()
+        plan = self._plan_what_was_measured() if self._layers.done else None
+        self._has_planned(plan, start)
+        return plan
+
+    def _plan_what_was_measured(self) -> Plan:
         layers, rehearsal = self._layers, self._rehearsal
-        layers.end_step()
-        rehearsal.once()
-        if not layers.done:
-            return None
         self._stop_measuring()
         masters = self._rounds.masters
         computing = layers.result(dict(masters.carried))
-        handling = measure_handling(self._control, self._rounds, self._transport.topology, rehearsal, self.link)
-        self.profile = assemble(self._control, computing, self._links, handling, masters.device)
+        mine = as_message(computing, measure_handling(rehearsal, self._contention))
+
+        def make(ranks: list[dict]) -> dict:
+            self.profile = assemble([from_message(rank) for rank in ranks], self._links, masters.device)
+            return {"profile": self.profile.to_json(), "plan": self._choose().to_json()}
+
+        told = self._control.consult("planning", mine, make)
+        self.profile = Profile.from_json(told["profile"])
         self._transport.take_swaps()
-        return self._broadcast(self._choose)
+        return Plan.from_json(told["plan"])
 
     def adopted(self, plan: Plan) -> None:
         """Not collective: `plan` begins; what was seen before says nothing about it."""
         self._review = None
         self._steps.clear()
+        self._count = 0
         if plan.outer != Outer() and self._losses is None:
             self._losses = self._watch_losses()
 
@@ -146,7 +190,7 @@ class Planning:
         self._stop_measuring()
         self.profile = profile
         if self.request.outer == "auto" and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
-            self.request = replace(self.request, outer=plan.outer)  # it had been damped
+            self.reviewer.request = replace(self.request, outer=plan.outer)  # it had been damped
 
     def remove(self) -> None:
         """Not collective: takes all hooks away."""
@@ -163,6 +207,7 @@ class Planning:
     def saw_step(self, seconds: float) -> None:
         """Not collective: a step took so long, waiting for the WAN not counted."""
         self._steps.append(seconds)
+        self._count += 1
 
     def _reviews(self, plan: Plan) -> bool:
         """Whether there is anything to compare with: a measured link, or a loss that the outer step may raise."""
@@ -171,70 +216,26 @@ class Planning:
     def next_plan(self, plan: Plan) -> Plan | None:
         """At the end of a period: asks for a review in the background, or takes the outcome of the last one.
 
-        Both happen at boundaries that the step counter alone decides. The review runs on the background thread,
-        after the rounds that were started before it, so training waits for it only where it waits for those.
+        Both happen at boundaries that the step counter alone decides: the outcome is taken so much later that it is
+        there, and is waited for where it is not.
         """
         if self._review is not None:
+            if self._count < self._due:
+                return None
             outcome, self._review = self._review.result(), None
-            if outcome["profile"]:
-                self.profile = Profile.from_json(outcome["profile"])
-            if outcome["warning"]:
-                logger.warning(outcome["warning"])
-            return Plan.from_json(outcome["plan"]) if outcome["plan"] else None
+            self.profile = outcome.profile or self.profile
+            if outcome.warning:
+                logger.warning(outcome.warning)
+            return outcome.plan
         if len(self._steps) >= REVIEW_STEPS and self._reviews(plan):
             step_s = median(self._steps)
             self._steps.clear()
             loss = self._losses.take() if self._losses is not None else (0, 0.0, 0.0)
-            self._review = self._rounds.in_background(lambda: self._hold_review(plan, step_s, loss))
+            # After the rounds that were started before it: of the same ones on every rank.
+            swaps = self._rounds.in_background(self._transport.take_swaps)
+            self._review = self.reviewer.begin(plan, self.profile, swaps.result, step_s, loss)
+            self._due = self._count + steps_of_review(self.profile)
         return None
-
-    def _hold_review(self, plan: Plan, step_s: float, loss: tuple[int, float, float]) -> dict:
-        control = self._background_control
-        mine = {"swaps": self._transport.take_swaps(), "step_s": step_s, "loss": loss}
-        answers = control.gather("reviewing the plan", mine)
-
-        def outcome() -> dict:
-            better, profile = self._review_course(plan, answers)
-            better, warning = self._review_outer(plan, better, pooled([answer["loss"] for answer in answers]))
-            news = profile.to_json() if profile is not None and profile != self.profile else None
-            return {"plan": better.to_json() if better else None, "profile": news, "warning": warning}
-
-        return control.broadcast("reviewing the plan", outcome)
-
-    def _review_course(self, plan: Plan, answers: list[dict]) -> tuple[Plan | None, Profile | None]:
-        """Rank 0: what links and steps ask for."""
-        if self.profile is None or self.profile.link is None or plan.schedule == "manual":
-            return None, self.profile
-        seen = [
-            Seen(
-                swaps=tuple((size, taken) for size, taken in answer["swaps"]),
-                step_s=answer["step_s"],
-                slowness=self._slowness(rank),
-            )
-            for rank, answer in enumerate(answers)
-        ]
-        follow = self._config.link.bandwidth_mbps == "auto"
-        return review(plan, self.request, self.profile, len(self._sites), seen, follow_link=follow)
-
-    def _review_outer(self, plan: Plan, better: Plan | None, loss: Loss | None) -> tuple[Plan | None, str | None]:
-        """Rank 0: what the loss says of the outer step. One that we chose is damped; yours is warned about."""
-        before = self._least_loss
-        if loss is None or before is None or not has_risen(before, loss):
-            self._least_loss = min(filter(None, (before, loss)), key=lambda one: one.mean, default=None)
-            return better, None
-        self._least_loss = None
-        what = f"the loss rose from {before.mean:.4g} to {loss.mean:.4g} under the outer step {plan.outer}"
-        if self._config.sync.outer != "auto" or plan.schedule == "manual":
-            return better, f'{what}; try a smaller momentum, or sync.outer "mean".'
-        smaller = damped(plan.outer)
-        self.request = replace(self.request, outer=smaller)
-        better = better or plan
-        return replace(better, outer=smaller, reason=f"{what}, now {smaller}: {better.reason}"), None
-
-    def _slowness(self, rank: int) -> float:
-        """Of the rank's uplink, beside the slowest link."""
-        site = self._transport.topology.site_of(rank).name
-        return dict(self.profile.links)[site].seconds_per_byte / self.profile.link.seconds_per_byte
 
     def _choose(self) -> Plan:
         return choose_plan(self.request, self._rounds.masters.carried, len(self._sites), self.profile)
@@ -246,10 +247,7 @@ class Planning:
         return plan
 
     def _broadcast(self, make: Callable[[], Plan]) -> Plan:
-        plan = Plan.from_json(self._control.broadcast("planning", lambda: make().to_json()))
-        fingerprints = set(self._control.gather("comparing plans", plan.fingerprint))
-        assert len(fingerprints) == 1, "rank 0 planned for all, so plans cannot differ"
-        return plan
+        return Plan.from_json(self._control.broadcast("planning", lambda: make().to_json()))
 
     def summary(self) -> dict[str, object]:
         """Not collective: what was measured, ready for JSON."""
@@ -259,6 +257,8 @@ class Planning:
             "link_mbps": link.megabits_per_second if link else None,
             "link_latency_ms": link.latency_s * 1e3 if link else None,
             "profile": json.loads(profile.to_json()) if profile else None,
+            "start_to_plan_s": self.start_to_plan_s,
+            "measuring_s": self.held_up_s,
         }
 
 

@@ -8,7 +8,7 @@ between runs on the background thread.
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -23,6 +23,7 @@ from geo_accel.sync.exact_mean import Swap
 from geo_accel.sync.masters import Masters, Selection
 from geo_accel.sync.outer import OuterStep
 from geo_accel.sync.staging import Staging
+from geo_accel.sync.transfers import Transfers
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import DamagedPayloadError
 from geo_accel.transport.exchange import Scratch, Terms
@@ -89,10 +90,11 @@ class Rounds:
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
+        self.transfers = Transfers(transport, self._pool.submit)
+        """Measures the links, on the background thread."""
         self._free: list[Scratch] = []
         self._plan = (0, 0)
         self._last: Identity | None = None
-        self._probes = 0
         self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
         self.residual: torch.Tensor | None = None
         """What was not sent, flat fp32 like the anchor, where a plan's residual is a buffer; 0 after a flush."""
@@ -222,45 +224,7 @@ class Rounds:
         message = Message(self._identity("buffers", step))
         return self._pool.submit(work, lambda sends, receives: self._transport.swap(sends, receives, message))
 
-    def time_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> float:
-        """Seconds until every sender has sent `nbytes` bytes to every receiver among the peers.
-
-        `nbytes` by sending rank, or one number for all. Ranks that are neither senders nor receivers take no part;
-        without `receivers` all receive. Nothing happens, in 0 seconds, on a rank that takes no part, carries nothing
-        or is alone.
-        """
-        return self.begin_transfer(nbytes, receivers).result()
-
-    def begin_transfer(self, nbytes: int | Mapping[int, int], receivers: Collection[int] | None = None) -> Future:
-        """`time_transfer`, going on while the caller does something else; its result is the future's."""
-        me, peers = self._topology.rank, self._transport.peers
-        sending = {peer: nbytes for peer in peers} if isinstance(nbytes, int) else nbytes
-        sending = {peer: size for peer, size in sending.items() if peer in peers}
-        receiving = set(peers if receivers is None else receivers).intersection(peers)
-        others = ({*sending} | receiving) - {me}
-        if me not in {*sending} | receiving or not others:
-            others = set()
-
-        # All ranks count all transfers, also those that they have no part in.
-        self._probes += 1
-        message = Message(Identity(kind="probe", number=self._probes))
-
-        def transfer() -> float:
-            if not others:
-                return 0.0
-            empty = torch.empty(0, dtype=torch.uint8, device="cpu")
-            # Makes all start together.
-            self._transport.swap(dict.fromkeys(others, empty), {}, message)
-            payload = torch.zeros(sending.get(me, 0), dtype=torch.uint8, device="cpu")
-            sends = dict.fromkeys(receiving - {me}, payload) if me in sending else {}
-            heard = {peer: size for peer, size in sending.items() if peer != me} if me in receiving else {}
-            received = {peer: empty.new_empty(size) for peer, size in heard.items()}
-            start = perf_counter()
-            self._transport.swap(sends, received, message)
-            return perf_counter() - start
-
-        return self._pool.submit(transfer)
-
+        self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
     def in_background(self, work: Callable[[], object]) -> Future:
         """Runs `work` on the background thread, after the rounds that were started before."""
         return self._pool.submit(work)

@@ -244,7 +244,7 @@ def losing(chosen: bool) -> dict:
     session = connect(config(period=2, codec="int8", outer="auto" if chosen else fixed))
     engine = session.engine(model)
     if chosen:  # as if the penalty table had said so
-        engine._planning.request = replace(engine._planning.request, outer=outer)
+        engine._planning.reviewer.request = replace(engine._planning.request, outer=outer)
     warned: list[str] = []
     planning.logger.warning = warned.append
     for step in range(120):
@@ -275,6 +275,7 @@ def followed(steps: int, change_at: int) -> dict:
     # A busy machine's latency, if measured, would make these small transfers say nothing about the link.
     # Few bits would make them smaller still, and so would what rounds cost cores that all ranks share here.
     planning.measure_handling = lambda *_: {}
+    planning.measure_contention = lambda *_: planning.Contention()
     link = {"link": {"latency_ms": 0.1}, "compression": {"codec": "bf16"}, "sync": {"outer": "mean"}}
     session = connect(link if alone else link | {"sync": {"period": 4, "outer": "mean"}})
     send, mbps = session.transport._send_and_receive, [200.0]

@@ -14,10 +14,10 @@ from typing import Any
 from torch.distributed import PrefixStore, Store, distributed_c10d
 
 from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.waiting import FIRST_S, Waiting
 
-# So long the store itself waits for the others, which takes two round trips and no looking again. Whoever is later
-# is looked for, and can be named.
-PATIENCE_S = 10.0
+# So long the store itself waits for the others, without looking again. Whoever is later is looked for, and named.
+PATIENCE_S = FIRST_S - 1
 POLL_S = 0.2
 _generations = 0
 
@@ -50,6 +50,7 @@ class ControlPlane:
         self._count = 0
         self.name_of: Callable[[int], str] = lambda rank: f"rank {rank}"
         self._patience_s = min(PATIENCE_S, deadline_s)
+        self._waiting = Waiting(deadline_s)
         with self._losing_the_store("connecting to the job's store"):
             self._store = PrefixStore(f"geo_accel/{_generations}", _own_connection(deadline_s))
         self._store.set_timeout(seconds(self._patience_s))
@@ -62,15 +63,37 @@ class ControlPlane:
 
     def gather(self, what: str, message: Any) -> list[Any]:
         """Every rank's `message`, by rank. SiteLostError names the ranks that did not arrive in time."""
+        return self.consult(what, message, list)
+
+    def broadcast(self, what: str, make: Callable[[], Any]) -> Any:
+        """What `make()` returns on rank 0, on every rank; its ValueError is raised on every rank too."""
+        return self.consult(what, None, lambda _: make())
+
+    def consult(self, what: str, message: Any, decide: Callable[[list[Any]], Any]) -> Any:
+        """What `decide(messages)` returns on rank 0, given every rank's `message` by rank, on every rank.
+
+        Two round trips to rank 0. Raises ValueError on every rank where `decide` does, SiteLostError as `gather` does.
+        """
         self._count += 1
-        prefix = f"{self._count}"
-        keys = [f"{prefix}/{rank}" for rank in range(self._world_size)]
+        keys = [f"{self._count}/{rank}" for rank in range(self._world_size)]
+        answer = f"{self._count}/answer"
         with self._losing_the_store(what):
             self._store.set(keys[self._rank], json.dumps(message))
-            answers = [json.loads(answer) for answer in self._wait_for(what, keys)]
-        if self._rank == 0:
-            self._forget(self._count - 2)
-        return answers
+            if self._rank == 0:
+                messages = [json.loads(told) for told in self._wait_for(what, keys, keys)]
+                try:
+                    said = {"value": decide(messages)}
+                except ValueError as error:
+                    said = {"error": str(error)}
+                text = json.dumps(said)
+                self._store.set(answer, text)
+                self._forget(self._count - 2)
+            else:
+                (text,) = self._wait_for(what, [answer], keys)
+        said = json.loads(text)
+        if "error" in said:
+            raise ValueError(said["error"])
+        return said["value"]
 
     @contextmanager
     def _losing_the_store(self, what: str) -> Iterator[None]:
@@ -86,41 +109,34 @@ class ControlPlane:
                 f"({_first_line(error)})."
             ) from error
 
-    def _wait_for(self, what: str, keys: list[str]) -> list[bytes]:
-        """The values of `keys`, one by rank, as soon as all are there."""
+    def _wait_for(self, what: str, wanted: list[str], keys: list[str]) -> list[bytes]:
+        """The values of the keys `wanted`, as soon as all are there; `keys` tell by rank who has arrived."""
         start = time.monotonic()
-        try:
-            return self._store.multi_get(keys)
-        except RuntimeError:
-            if time.monotonic() - start < 0.9 * self._patience_s:
-                raise  # it has not waited: the store is gone
-        while not self._store.check(keys):
-            if time.monotonic() - start > self._deadline_s:
-                late = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
-                raise SiteLostError(
-                    f"{what}: waited {self._deadline_s:.0f} s for {', '.join(map(self.name_of, late))}; "
-                    "check that every site runs the same command and can reach the others."
-                )
-            time.sleep(POLL_S)
-        return self._store.multi_get(keys)
+        late: list[int] = []
+        with self._waiting.over(what, lambda: self._names(late)):
+            try:
+                return self._store.multi_get(wanted)
+            except RuntimeError:
+                if time.monotonic() - start < 0.9 * self._patience_s:
+                    raise  # it has not waited: the store is gone
+            while not self._store.check(wanted):
+                late[:] = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+                if time.monotonic() - start > self._deadline_s:
+                    raise SiteLostError(
+                        f"{what}: waited {self._deadline_s:.0f} s for {self._names(late)}; "
+                        "check that every site runs the same command and can reach the others."
+                    )
+                time.sleep(POLL_S)
+            return self._store.multi_get(wanted)
+
+    def _names(self, ranks: list[int]) -> str:
+        """Where all have arrived, rank 0 is still deciding."""
+        return ", ".join(map(self.name_of, list(ranks) or [0]))
 
     def _forget(self, count: int) -> None:
-        """Whoever is in gather n has read all of gather n - 2: every rank wrote n - 1 after that."""
-        for rank in range(self._world_size):
-            self._store.delete_key(f"{count}/{rank}")
-
-    def broadcast(self, what: str, make: Callable[[], Any]) -> Any:
-        """What `make()` returns on rank 0, on every rank; its ValueError is raised on every rank too."""
-        message = None
-        if self._rank == 0:
-            try:
-                message = {"value": make()}
-            except ValueError as error:
-                message = {"error": str(error)}
-        message = self.gather(what, message)[0]
-        if "error" in message:
-            raise ValueError(message["error"])
-        return message["value"]
+        """What every rank has read: all have written for count + 2, so they have heard the answer to count + 1."""
+        for key in (*range(self._world_size), "answer"):
+            self._store.delete_key(f"{count}/{key}")
 
 
 def seconds(value: float) -> timedelta:

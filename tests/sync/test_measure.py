@@ -9,6 +9,7 @@ from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.profile.link import Link
 from geo_accel.sync import contention
+from geo_accel.sync.contention import measure_contention
 from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.measure import Rehearsal, levelled, measure_handling, measure_links
 from geo_accel.topology import Site, Topology
@@ -20,7 +21,7 @@ RANKS = range(len(UP))
 SITES = tuple(Site(name=f"site{rank}", ranks=(rank,)) for rank in RANKS)
 
 
-class Rounds:
+class Clock:
     """Transfers between four sites that take as long as the slowest end needs for what goes through it.
 
     Of those that take more than twice as long, `missed_s` are not seen: sites do not start at the very same moment.
@@ -29,24 +30,23 @@ class Rounds:
     def __init__(self, missed_s=0.0):
         self.missed_s = missed_s
 
-    def time_transfer(self, nbytes, receivers=None):
+    def latency(self):
+        return [0.0] * len(UP)
+
+    def meet(self):
+        pass
+
+    def exchange(self, nbytes, receivers=None):
         sends = nbytes if isinstance(nbytes, dict) else dict.fromkeys(RANKS, nbytes)
         receivers = set(receivers or RANKS)
         up = max(size * len(receivers - {rank}) / UP[rank] for rank, size in sends.items())
         down = max(sum(size for other, size in sends.items() if other != rank) / DOWN[rank] for rank in receivers)
         taken = max(up, down)
-        return taken - self.missed_s if taken > 2 * self.missed_s else taken
-
-
-class Control:
-    """Every rank saw the same."""
-
-    def gather(self, what, value):
-        return [value for _ in RANKS]
+        return [taken - self.missed_s if taken > 2 * self.missed_s else taken] * len(UP)
 
 
 def links_of(missed_s=0.0, **stated):
-    return dict(measure_links(Control(), Rounds(missed_s), Topology(sites=SITES, rank=0), LinkConfig(**stated)))
+    return dict(measure_links(Clock(missed_s), Topology(sites=SITES, rank=0), LinkConfig(**stated)))
 
 
 def test_both_directions_of_every_site_are_known():
@@ -80,36 +80,32 @@ def test_what_the_config_states_counts():
 
 def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
     # 1 ms of processor per byte that leaves, beside which copying and encoding are nothing.
-    def crossing(rounds, nbytes):
+    def crossing(transfers, nbytes):
         others = len(RANKS) - 1
         return contention._Crossing(
-            speed=2.0, seconds=rounds.time_transfer(nbytes), processor_s=1e-3 * nbytes * others
+            speed=2.0, seconds=transfers.exchange(nbytes)[0], processor_s=1e-3 * nbytes * others
         )
 
     monkeypatch.setattr(contention, "_for_a_while", lambda: 2.0)
     monkeypatch.setattr(contention, "_beside_a_thread", lambda: 1.0)
     monkeypatch.setattr(contention, "_beside_a_transfer", crossing)
     topology = Topology(sites=SITES, rank=0)
-    masters = PlainMasters(find_units(torch.nn.Linear(64, 64)), topology)
-
-    rounds = Rounds()
-    rounds.masters = masters
-    rehearsal = Rehearsal(rounds, topology, ["fp32", "int8"])
+    rehearsal = Rehearsal(PlainMasters(find_units(torch.nn.Linear(64, 64)), topology), topology, ["fp32", "int8"])
     for _ in range(3):
         rehearsal.once()
-    handling = measure_handling(Control(), rounds, topology, rehearsal, Link.of(mbps=1, latency_ms=1))
+    found = measure_contention(Clock(), Link.of(mbps=1, latency_ms=1), len(SITES) - 1)
+    handling = measure_handling(rehearsal, found)
     assert list(handling) == ["fp32", "int8"]
-    for name, found in handling.items():
+    for name, (training_s, _) in handling.items():
         rule = Averaging(codec=name, exchange=exchange_for(len(SITES)))
-        assert found.training_s == pytest.approx(1e-3 * bytes_per_value(rule), rel=0.02)
+        assert training_s == pytest.approx(1e-3 * bytes_per_value(rule), rel=0.02)
 
 
 def test_rehearsing_changes_no_weight_and_counts_each_codec():
     topology = Topology(sites=SITES, rank=0)
-    rounds = Rounds()
-    rounds.masters = PlainMasters(find_units(model := torch.nn.Linear(512, 512)), topology)
+    masters = PlainMasters(find_units(model := torch.nn.Linear(512, 512)), topology)
     before = [parameter.clone() for parameter in model.parameters()]
-    rehearsal = Rehearsal(rounds, topology, ["fp32", "int4", "topk"])
+    rehearsal = Rehearsal(masters, topology, ["fp32", "int4", "topk"])
     for _ in range(3):
         rehearsal.once()
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
@@ -126,10 +122,9 @@ def test_rehearsing_with_shares_of_unlike_lengths_hears_finite_values(sites):
     # read as scales. Here they are a NaN's bits.
     topology = Topology(sites=tuple(Site(name=f"site{i}", ranks=(i,)) for i in range(sites)), rank=sites - 1)
     model = torch.nn.Linear(8 * 11 * BLOCK, 1, bias=False)
-    rounds = Rounds()
-    rounds.masters = PlainMasters(find_units(model), topology)
+    masters = PlainMasters(find_units(model), topology)
     for seed in range(100):
         blocks = torch.randn(8 * 11, BLOCK, generator=torch.Generator().manual_seed(seed))
         blocks[:, :4] = -blocks[:, 4:].abs().amax(dim=1, keepdim=True) / 127
         model.weight.data.copy_(blocks.view(1, -1))
-        Rehearsal(rounds, topology, ["int8"]).once()
+        Rehearsal(masters, topology, ["int8"]).once()

@@ -69,6 +69,23 @@ def test_a_gather_takes_two_round_trips(planes):
     assert counted.answers == 20
 
 
+def test_rank_0_decides_for_all_and_its_refusal_is_everybody_s(planes):
+    def decide(messages):
+        assert messages == [0, 10, 20]
+        return sum(messages)
+
+    def refuse(messages):
+        raise ValueError("no plan")
+
+    def work(plane):
+        decided = plane.consult("testing", 10 * plane._rank, decide)
+        with pytest.raises(ValueError, match="no plan"):
+            plane.consult("testing", None, refuse)
+        return decided, plane.broadcast("testing", lambda: "after that")
+
+    assert on_all(planes(3), work) == [(30, "after that")] * 3
+
+
 def test_another_plane_is_not_kept_waiting(planes):
     first, second = planes(2)
     others = [first.another(), second.another()]
@@ -84,13 +101,14 @@ def test_another_plane_is_not_kept_waiting(planes):
 
 
 @pytest.mark.parametrize("patience_s", [10.0, 0.2])
-def test_the_late_are_named_with_the_time_waited(planes, monkeypatch, patience_s):
+@pytest.mark.parametrize("who", [0, 2])
+def test_the_late_are_named_with_the_time_waited(planes, monkeypatch, who, patience_s):
     monkeypatch.setattr(store, "PATIENCE_S", patience_s)
-    first, _, third = planes(3, deadline_s=0.6)
-    on_all([third], lambda plane: plane._store.set("1/2", "null"))
+    made = planes(3, deadline_s=0.6)
+    made[2 - who]._store.set(f"1/{2 - who}", "null")
     start = time.monotonic()
     with pytest.raises(SiteLostError, match="testing: waited 1 s for rank 1; check that every site"):
-        first.gather("testing", None)
+        made[who].gather("testing", None)
     assert time.monotonic() - start < 3
 
 
