@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from rich.console import Console
@@ -52,6 +53,17 @@ class Session:
         return self.topology.rank == min(rank for rank in self.topology.site.ranks if self.machines[rank] == here)
 
 
+_LAST: "WeakKeyDictionary[dist.ProcessGroup, Session]" = WeakKeyDictionary()
+"""By the job's process group, the session that was made last in it. It ends with that group."""
+
+
+def _at_rest(settings: GeoConfig) -> Session | None:
+    """The last session, where another engine can go on with it: it was made from the same config, and nothing is on
+    its way, since its engines have ended."""
+    session = _LAST.get(dist.group.WORLD)
+    return session if session is not None and session.config == settings and not session.transport.users else None
+
+
 @dataclass(slots=True, kw_only=True)
 class Sites:
     """What is known before anything is connected."""
@@ -61,6 +73,8 @@ class Sites:
     control: ControlPlane
     deadline_s: float
     machines: tuple[str, ...]
+    before: Session | None
+    """One that all ranks still hold, with which they can go on."""
 
 
 def find_sites(config: ConfigSource) -> Sites | None:
@@ -80,9 +94,10 @@ def find_sites(config: ConfigSource) -> Sites | None:
     deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     control = ControlPlane(rank, world_size, deadline)
-    own = [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites, exposed, kernel()]
+    before = _at_rest(settings)
+    own = [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites, exposed, kernel(), before is not None]
     answers = control.gather("starting", own)
-    labels, names, wishes, exposures, kernels = zip(*answers, strict=True)
+    labels, names, wishes, exposures, kernels, can_go_on = zip(*answers, strict=True)
     odd = next((r for r, wish in enumerate(wishes) if wish != wishes[0]), None)
     if odd is not None:
         raise ValueError(f"config sites is {wishes[0]} on rank 0 and {wishes[odd]} on rank {odd}; they must be equal.")
@@ -97,24 +112,31 @@ def find_sites(config: ConfigSource) -> Sites | None:
     # All ranks raise, not only the one that is exposed: nobody waits for it.
     refuse_public({control.name_of(r): pair for r, pair in enumerate(zip(exposures, kernels, strict=True))})
     return Sites(
-        config=settings, topology=topology, control=control, deadline_s=deadline, machines=tuple(map(str, labels))
+        config=settings,
+        topology=topology,
+        control=control,
+        deadline_s=deadline,
+        machines=tuple(map(str, labels)),
+        before=before if all(can_go_on) and before.topology == topology else None,
     )
 
 
 def connect(config: ConfigSource) -> Session | None:
-    """Connects this rank to its site and its peers. Collective.
+    """Connects this rank to its site and its peers, or goes on with the session before if that rests. Collective.
 
     Returns and raises what `find_sites` does; SiteLostError also for peers whose ports cannot be reached.
     """
     sites = find_sites(config)
     if sites is None:
         return None
+    if sites.before is not None:
+        return sites.before
     if sites.config.link.interface != "auto":
         os.environ[INTERFACE_VARIABLE] = sites.config.link.interface
     transport = GlooTransport(sites.topology, sites.deadline_s)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
-    return Session(
+    session = _LAST[dist.group.WORLD] = Session(
         config=sites.config,
         topology=sites.topology,
         control=sites.control,
@@ -122,6 +144,7 @@ def connect(config: ConfigSource) -> Session | None:
         site_group=groups[sites.topology.site_index],
         machines=sites.machines,
     )
+    return session
 
 
 def is_deepspeed(model: nn.Module | None) -> bool:
@@ -145,6 +168,11 @@ def announce(engine: Engine, plan: Plan) -> None:
         "outer": str(plan.outer),
         "why": plan.reason,
     }
+    took = engine.metrics()
+    if engine.profile is not None and "geo/start_to_plan_s" in took:
+        rows["measured"] = (
+            f"{took['geo/measuring_s']:.1f} s of waiting; {took['geo/start_to_plan_s']:.1f} s from start to plan"
+        )
     for key, value in rows.items():
         table.add_row(key, value)
     Console(stderr=True).print(table)

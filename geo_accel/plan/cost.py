@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log2
 
 from geo_accel.config import SPARSE_CHUNK
 from geo_accel.plan.averaging import Averaging
@@ -15,6 +16,11 @@ from geo_accel.profile.profile import Handling, Profile
 # What the codecs of wire/ need, known here without torch.
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "int8": 1 + 4 / 128, "int4": 1 / 2 + 4 / 128, "int2": 1 / 4 + 4 / 128}
 """Of dense codecs."""
+
+# On shorter lines a window is open again before anybody has noticed.
+_LONG_LATENCY_S = 0.01
+# What Linux waits for an acknowledgement beyond a round trip, and begins with.
+_TIMEOUT_S, _NEW_WINDOW_BYTES = 0.2, 14_480
 
 
 def sparse_bytes(codec: str, kept: int) -> float:
@@ -123,6 +129,20 @@ class Cost:
                 "the profile knows neither its links nor the transfer times of its units: state bandwidth and latency."
             )
         return self.messages * link.latency_s + values * (self._seconds_per_value + self.handling.background_s)
+
+    def reopening_s(self, values: float, rested_s: float) -> float:
+        """Seconds that a round of `values` values takes longer after the links have rested for `rested_s` seconds.
+
+        TCP halves a window that is not used in every timeout, down to that of a new connection, and doubles it in
+        every round trip that it is used.
+        """
+        link = self.profile.link
+        if link is None or link.latency_s < _LONG_LATENCY_S or values <= 0:
+            return 0.0
+        payload = self.nbytes(values) / self.messages / max(1, self.sites - 1)
+        filled = min(payload, link.latency_s / link.seconds_per_byte)
+        lost = int(rested_s / (link.latency_s + _TIMEOUT_S))
+        return self.messages * link.latency_s * min(lost, max(0.0, log2(filled / _NEW_WINDOW_BYTES) - 1))
 
     def round_s(self, pieces: Sequence[Piece], units: Sequence[tuple[str, int]]) -> float:
         """Seconds of a round of `pieces` of `units`; measured transfers of units count as they are, scaled by bits."""

@@ -3,9 +3,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from statistics import median
 
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.link import Link
@@ -13,9 +15,15 @@ from geo_accel.profile.profile import Profile
 
 # A link or a step that differs by less from what the plan was made for is noise, not news.
 TOLERANCE = 0.25
-# A transfer says something about bandwidth if it has this many bytes and should take, or took, this many latencies.
+# A transfer says something about bandwidth if it has this many bytes,
 LEAST_BYTES = 64 * 1024
-LATENCIES = 5
+# and beyond the latency should take, or took, so many latencies, or where these are long: latencies waver by less.
+_LATENCIES = 4
+_LONG_LATENCIES, _MARGIN_S = 0.5, 0.01
+# Where rounds are smaller, so much is sent beside them now and then, twice, and takes no more than this of the link.
+_SOUNDING_BYTES = 256 * 1024
+_SOUNDINGS = 2
+_SOUNDING_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +36,43 @@ class Seen:
     """Seconds of a step without its waiting for the WAN."""
     slowness: float = 1.0
     """Of its site's uplink, beside the slowest link: 1 for the slowest, 0.1 for one of ten times the bandwidth."""
+
+
+def _telling_s(latency_s: float) -> float:
+    """Seconds beyond the latency from which on a transfer tells of the bandwidth."""
+    return min(_LATENCIES * latency_s, _LONG_LATENCIES * latency_s + _MARGIN_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sounding:
+    """What is sent beside rounds that are too small to tell of the link, the same on every rank."""
+
+    nbytes: int
+    """To every peer, each time."""
+    times: int
+    every_steps: int
+    """So seldom that it is a hundredth of what the link carries."""
+
+
+def sounding(plan: Plan, profile: Profile, sites: int) -> Sounding | None:
+    """None where the rounds of `plan`, made from `profile`, tell by themselves, or leave no room beside them."""
+    link = profile.link
+    if link is None or plan.mode != "stream" or plan.exchange == "hub":
+        return None
+    cost = Cost.of(plan, profile, sites)
+    largest = max(values_of(members, plan.units) for step in plan.rounds for members in step)
+    round_bytes = cost.nbytes(largest) / cost.messages
+    telling_s = _telling_s(link.latency_s)
+    if round_bytes >= LEAST_BYTES and round_bytes * link.seconds_per_byte >= telling_s:
+        return None
+    total = max(_SOUNDING_BYTES, 1.1 * telling_s / link.seconds_per_byte)
+    seconds = total * link.seconds_per_byte
+    # One to begin together, then these, and a round in the same time.
+    taken = link.latency_s + _SOUNDINGS * (link.latency_s + seconds) + cost.seconds(largest)
+    if taken > plan.delay * profile.compute_s:
+        return None
+    every = ceil(_SOUNDINGS * seconds / _SOUNDING_SHARE / profile.compute_s)
+    return Sounding(nbytes=int(total / (sites - 1)), times=_SOUNDINGS, every_steps=every)
 
 
 def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
@@ -43,7 +88,8 @@ def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
         # In bytes of the slowest link: what takes longest is what all wait for.
         size = max(size for size, _ in same)
         shortest, longest = (pick(taken for _, taken in same) for pick in (min, max))
-        if size >= LEAST_BYTES and max(size * planned.seconds_per_byte, shortest) >= LATENCIES * planned.latency_s:
+        serial = max(size * planned.seconds_per_byte, shortest - planned.latency_s)
+        if size >= LEAST_BYTES and serial >= _telling_s(planned.latency_s):
             bounds.append([max(taken - planned.latency_s, 0.0) / size for taken in (shortest, longest)])
     if not bounds:
         return None

@@ -76,7 +76,8 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
     ready = _ready_times(plan, profile)
     result = Timeline(period=plan.period, compute_s=compute_s)
     durations = [[cost.round_s(members, plan.units) for members in step] for step in plan.rounds]
-    values = [sum(values_of(members, plan.units) for members in step) for step in plan.rounds]
+    sizes = [[values_of(members, plan.units) for members in step] for step in plan.rounds]
+    values = [sum(step) for step in sizes]
     names = [[_name(members, plan.units) for members in step] for step in plan.rounds]
 
     now = free = 0.0  # of the training thread, of the link
@@ -95,7 +96,7 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
         def send(number: int, earliest: float, at: int = at, span=span) -> float:
             nonlocal free
             start = max(earliest, free)
-            free = start + durations[at][number]
+            free = start + durations[at][number] + cost.reopening_s(sizes[at][number], start - free)
             span("transfer", names[at][number], start, free)
             return free
 

@@ -300,7 +300,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends the background thread and writes the trace, if one is wanted. Does not flush."""
-        self._rounds.close()
+        self._rounds.close(at_rest=self._broken is None and self._beat is None and not self._in_flight)
         for watching in (self._hooks, self._traced_layers, self._planning):
             if watching is not None:
                 watching.remove()
@@ -339,12 +339,7 @@ class Engine:
             since, exposed = self._planned_since
             elapsed = perf_counter() - since
             values["geo/efficiency"] = 1 - (self.exposed_s - exposed) / elapsed if elapsed > 0 else 1.0
-        if self.link is not None:
-            values["geo/link_mbps"] = self.link.megabits_per_second
-            values["geo/link_latency_ms"] = self.link.latency_s * 1e3
-        if self.profile is not None:
-            values |= {f"geo/link_mbps/{site}": link.megabits_per_second for site, link in self.profile.links}
-        return values
+        return values | self._planning.metrics()
 
     def summary(self) -> dict[str, object]:
         """What was done so far, ready for JSON: plan, bytes, seconds, link."""

@@ -7,7 +7,7 @@ Plans are made on rank 0 and told to all as JSON, so that no rank can have anoth
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import replace
 from statistics import median
@@ -22,12 +22,14 @@ from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
+from geo_accel.plan.review import Sounding, sounding
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.losses import LossWatch
 from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message, measure_handling, measure_links
+from geo_accel.sync.remembering import Known, keep, recall
 from geo_accel.sync.reviewing import Reviewer, steps_of_review
 from geo_accel.sync.rounds import Rounds
 from geo_accel.transport.gloo import GlooTransport
@@ -94,8 +96,9 @@ class Planning:
         self._links: tuple[tuple[str, Link], ...] = ()
         self._contention = Contention()
         self._review: Future | None = None
-        self._count = self._due = 0
-        """Steps since the plan was adopted, and when the review's outcome is taken."""
+        self._count = self._due = self._sound_at = 0
+        """Steps since the plan was adopted, when the review's outcome is taken, and when the link is sounded next."""
+        self._sounding: Sounding | None = None
         self._steps: deque[float] = deque(maxlen=4 * REVIEW_STEPS)
         self._watch_losses: Callable[[], LossWatch] = lambda: LossWatch(model)
         self._losses: LossWatch | None = None
@@ -127,6 +130,10 @@ class Planning:
             return self._broadcast(self._read)
         if not self.request.needs_measurement:
             return self._broadcast(self._choose)
+        known = recall(self._transport, self._key, self._control)
+        if known is not None:
+            self.profile = known.profile
+            return known.plan
         topology, transfers, masters = self._transport.topology, self._rounds.transfers, self._rounds.masters
         self._links = measure_links(transfers, topology, self._config.link)
         if masters.device.type == "cpu":  # where an accelerator computes, nothing is lost
@@ -135,6 +142,12 @@ class Planning:
         self._layers = self._watch()
         self._rehearsal = Rehearsal(masters, topology, self.request.codecs)
         return None
+
+    @property
+    def _key(self) -> Hashable:
+        """Of what a plan is made for."""
+        masters = self._rounds.masters
+        return (self._config.fingerprint(), masters.carried, str(masters.device))
 
     def _has_planned(self, plan: Plan | None, since: float) -> None:
         now = perf_counter()
@@ -179,9 +192,14 @@ class Planning:
 
     def adopted(self, plan: Plan) -> None:
         """Not collective: `plan` begins; what was seen before says nothing about it."""
+        if self.profile is not None and plan.schedule != "manual":
+            keep(self._transport, self._key, Known(plan=plan, profile=self.profile))
         self._review = None
         self._steps.clear()
-        self._count = 0
+        self._count = self._sound_at = 0
+        self._sounding = None
+        if self.profile is not None and plan.schedule != "manual" and self._config.link.bandwidth_mbps == "auto":
+            self._sounding = sounding(plan, self.profile, len(self._sites))
         if plan.outer != Outer() and self._losses is None:
             self._losses = self._watch_losses()
 
@@ -231,6 +249,9 @@ class Planning:
             step_s = median(self._steps)
             self._steps.clear()
             loss = self._losses.take() if self._losses is not None else (0, 0.0, 0.0)
+            if self._sounding is not None and self._count >= self._sound_at:
+                self._sound_at = self._count + self._sounding.every_steps
+                self._rounds.transfers.sound(self._sounding.nbytes, self._sounding.times)
             # After the rounds that were started before it: of the same ones on every rank.
             swaps = self._rounds.in_background(self._transport.take_swaps)
             self._review = self.reviewer.begin(plan, self.profile, swaps.result, step_s, loss)
@@ -248,6 +269,20 @@ class Planning:
 
     def _broadcast(self, make: Callable[[], Plan]) -> Plan:
         return Plan.from_json(self._control.broadcast("planning", lambda: make().to_json()))
+
+    def metrics(self) -> dict[str, float]:
+        """Not collective: scalars for the run's tracker."""
+        values = {}
+        if self.link is not None:
+            values |= {
+                "geo/link_mbps": self.link.megabits_per_second,
+                "geo/link_latency_ms": self.link.latency_s * 1e3,
+            }
+        if self.profile is not None:
+            values |= {f"geo/link_mbps/{site}": link.megabits_per_second for site, link in self.profile.links}
+        if self.start_to_plan_s is not None:
+            values |= {"geo/start_to_plan_s": self.start_to_plan_s, "geo/measuring_s": self.held_up_s}
+        return values
 
     def summary(self) -> dict[str, object]:
         """Not collective: what was measured, ready for JSON."""

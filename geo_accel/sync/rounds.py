@@ -86,6 +86,7 @@ class Rounds:
         self.masters = masters
         self.outer = OuterStep(masters.size if transport.topology.carries else 0)
         self._transport = transport
+        transport.users.add(self)
         self._topology = transport.topology
         self._staging = Staging(masters.device)
         self._trace = trace
@@ -225,13 +226,19 @@ class Rounds:
         return self._pool.submit(work, lambda sends, receives: self._transport.swap(sends, receives, message))
 
         self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
+
     def in_background(self, work: Callable[[], object]) -> Future:
         """Runs `work` on the background thread, after the rounds that were started before."""
         return self._pool.submit(work)
 
-    def close(self) -> None:
-        """Lets go of the background thread; what is queued and has not begun is dropped."""
+    def close(self, *, at_rest: bool = False) -> None:
+        """Lets go of the background thread; what is queued and has not begun is dropped.
+
+        `at_rest` promises that nothing is, on any rank: others may use the transport.
+        """
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if at_rest:
+            self._transport.users.discard(self)
 
     def _talk(self, agreement, message, selection, details) -> None:
         start = perf_counter()

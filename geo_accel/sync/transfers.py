@@ -73,6 +73,17 @@ class Transfers:
         """
         return self._submit(self._transfer, nbytes, None, self._message())
 
+    def sound(self, nbytes: int, times: int) -> Future:
+        """`nbytes` from all to all, `times` times, begun together. What it took is among the transport's swaps."""
+        message = self._message()
+
+        def work() -> None:
+            self._tell(0.0, message)
+            for _ in range(times):
+                self._transfer(nbytes, None, message)
+
+        return self._submit(work)
+
     def _message(self) -> Message:
         self._count += 1
         return Message(Identity(kind="probe", number=self._count))

@@ -19,18 +19,19 @@ import torch.distributed as dist
 from torch import nn
 
 from geo_accel.integrations.session import connect
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
-from geo_accel.sync import checkpoint, flush, planning
+from geo_accel.sync import checkpoint, flush
 from geo_accel.testing.backward_scenarios import averaged_in_backward
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 from geo_accel.testing.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
 from geo_accel.testing.pace_worker import Weights
+from geo_accel.testing.planning_scenarios import epochs, followed, losing, small_rounds
 from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
-from geo_accel.units import checksums, find_units
+from geo_accel.units import find_units
 
 
 def still_converges(settings: dict, steps: int) -> dict:
@@ -225,83 +226,6 @@ def lost_early(out: Path) -> dict:
     os._exit(0)  # no barrier with the dead
 
 
-class Losing(Weights):
-    """Returns a loss as Hugging Face's models do: steady at first, and 3 instead of 2 from the 50th on."""
-
-    calls = 0
-
-    def forward(self, probe: torch.Tensor) -> dict[str, torch.Tensor]:
-        self.calls += 1
-        return {"loss": super().forward(probe) * 0 + (2.0 if self.calls < 50 else 3.0) + 0.001 * (self.calls % 3)}
-
-
-def losing(chosen: bool) -> dict:
-    """An outer step under which the loss rises, `chosen` by us or fixed by the user."""
-    torch.manual_seed(0)
-    model = Losing(400)
-    outer = Outer(lr=0.9, momentum=0.8)
-    fixed = {"type": "nesterov", "lr": outer.lr, "momentum": outer.momentum}
-    session = connect(config(period=2, codec="int8", outer="auto" if chosen else fixed))
-    engine = session.engine(model)
-    if chosen:  # as if the penalty table had said so
-        engine._planning.reviewer.request = replace(engine._planning.request, outer=outer)
-    warned: list[str] = []
-    planning.logger.warning = warned.append
-    for step in range(120):
-        model(torch.ones(()))["loss"].backward()
-        nudge(model, seed=10 * step + session.topology.site_index, scale=0.01)
-        engine.step()
-    engine.flush()
-    record = {
-        "outers": [[plan["step"], plan["reason"]] for plan in engine.summary()["plans"]],
-        "now": [engine.plan.outer.lr, engine.plan.outer.momentum],
-        "warned": warned,
-        "bits": vector(model).tolist(),
-    }
-    engine.close()
-    return record
-
-
-def followed(steps: int, change_at: int) -> dict:
-    """Plans over swaps that take as long as on a link of 200, later 40 Mbit/s; a step takes 10 ms.
-
-    Everything is "auto" with two ranks. More may have to share cores, and then computing sets the period: there it is
-    stated, and the model larger, so that transfers stay long enough to tell the link.
-    """
-    torch.manual_seed(0)
-    alone = dist.get_world_size() == 2
-    model = Weights(400_000 if alone else 2_000_000)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    # A busy machine's latency, if measured, would make these small transfers say nothing about the link.
-    # Few bits would make them smaller still, and so would what rounds cost cores that all ranks share here.
-    planning.measure_handling = lambda *_: {}
-    planning.measure_contention = lambda *_: planning.Contention()
-    link = {"link": {"latency_ms": 0.1}, "compression": {"codec": "bf16"}, "sync": {"outer": "mean"}}
-    session = connect(link if alone else link | {"sync": {"period": 4, "outer": "mean"}})
-    send, mbps = session.transport._send_and_receive, [200.0]
-
-    def send_slowly(sends: dict, *rest: object) -> dict:
-        headers = send(sends, *rest)
-        time.sleep(sum(tensor.nbytes for tensor in sends.values()) * 8e-6 / mbps[0])
-        return headers
-
-    session.transport._send_and_receive = send_slowly
-    engine = session.engine(model, optimizer=optimizer)
-    nudge(model, seed=session.topology.site_index, scale=0.1)
-    for step in range(1, steps + 1):
-        if step == change_at:
-            mbps[0] = 40.0
-        model(torch.ones(())).backward()
-        time.sleep(0.01)
-        optimizer.step()
-        engine.step()
-    engine.flush()
-    summary = engine.summary()
-    record = {"plans": summary["plans"], "link_mbps": summary["link_mbps"], "bits": checksums(engine.units)}
-    engine.close()
-    return record
-
-
 def random_life(out: Path, seed: int, runs: int) -> dict:
     """Random periods, schedules, codecs, flushes, saves and restarts; what each step started is in the traces."""
     chooser = random.Random(seed)  # the same on every rank
@@ -412,6 +336,8 @@ SCENARIOS = {
     "odd_buffer": lambda out: refused("another buffer"),
     "other_defaults": lambda out: with_other_defaults(lambda: moving(config(period=3, codec="int8"), 10)),
     "followed": lambda out: followed(steps=130, change_at=40),
+    "small_rounds": lambda out: small_rounds(steps=130, change_at=40),
+    "epochs": lambda out: epochs(),
     "lives": lambda out: random_life(out, seed=7, runs=6),
 }
 

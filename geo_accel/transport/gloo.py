@@ -37,6 +37,8 @@ class GlooTransport:
         self.deadline_s = deadline_s
         self.bytes_sent = 0
         """Payload bytes that this rank has sent across the WAN."""
+        self.users: set[object] = set()
+        """Whoever may have something on its way."""
         self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
         self._waiting = Waiting(deadline_s)
         start = time.monotonic()

@@ -7,7 +7,7 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
 from geo_accel.plan.request import Request
-from geo_accel.plan.review import TOLERANCE, Seen, review, seen_link
+from geo_accel.plan.review import TOLERANCE, Seen, review, seen_link, sounding
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile, UnitProfile
 
@@ -127,3 +127,45 @@ def test_the_link_seen_is_bytes_over_seconds_without_the_latency():
     assert Cost(profile=profile(250), averaging=Averaging(), sites=2).seconds(250_000) == pytest.approx(
         link.seconds(1, 1_000_000)
     )
+
+
+SMALL = [("head", 3_000), ("block", 2_000), ("embedding", 3_000)]
+
+
+def small(latency_ms=1.0, step_s=0.1):
+    """A model whose rounds are a few thousand bytes, and its plan."""
+    before = replace(
+        profile(100, step_s),
+        units=tuple(UnitProfile(name=n, numel=k, forward_s=0.002, backward_s=0.005) for n, k in SMALL),
+        links=tuple((name, Link.of(mbps=100, latency_ms=latency_ms)) for name in ("a", "b")),
+    )
+    return choose_plan(REQUEST, SMALL, 2, before), before
+
+
+def test_beside_small_rounds_the_link_is_sounded_for_a_hundredth_of_what_it_carries():
+    plan, before = small()
+    found = sounding(plan, before, 2)
+    seconds = found.nbytes * before.link.seconds_per_byte
+    assert found.times * seconds <= 0.0101 * found.every_steps * before.compute_s
+    # It is seen when the line falls, whatever the rounds say, and not before.
+    for mbps in (100, 20):
+        link = Link.of(mbps=mbps, latency_ms=1)
+        swaps = (*[(8_000, link.seconds(1, 8_000))] * 20, *[(found.nbytes, link.seconds(1, found.nbytes))] * 2)
+        _, learnt = review(plan, REQUEST, before, 2, [Seen(swaps=swaps, step_s=before.compute_s)] * 2)
+        assert learnt.link.megabits_per_second == pytest.approx(mbps, rel=0.02)
+
+
+def test_rounds_that_tell_are_not_sounded_beside_nor_those_that_leave_no_room():
+    before = profile(100)
+    assert sounding(choose_plan(REQUEST, UNITS, 2, before), before, 2) is None
+    assert sounding(*small(step_s=0.02), 2) is None
+    assert sounding(*small(latency_ms=150, step_s=0.3), 2) is None
+
+
+@pytest.mark.parametrize("latency_ms", [80, 150])
+def test_a_round_on_a_long_line_tells_when_its_bytes_take_half_a_latency(latency_ms):
+    planned = Link.of(mbps=100, latency_ms=latency_ms)
+    for mbps in (20, 100, 400):
+        now = Link.of(mbps=mbps, latency_ms=latency_ms)
+        swaps = ((2_000_000, now.seconds(1, 2_000_000)),) * 5
+        assert seen_link([Seen(swaps=swaps, step_s=0.3)] * 2, planned).megabits_per_second == pytest.approx(mbps)

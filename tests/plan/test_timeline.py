@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.cost import Cost
 from geo_accel.plan.dreamddp import exact, exposed
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.plan.request import Request
@@ -200,3 +201,37 @@ def test_the_course_keeps_its_order(table, period, kind):
     assert waited == pytest.approx(sum(course.exposed), abs=1e-6)
     assert course.ends == [span.stop for span in by_track["step"]]
     assert course.step_s * period == pytest.approx(period * course.compute_s + course.exposed_s_per_period, abs=1e-6)
+
+
+def over(link, units=(("a", 1),), step_s=0.3):
+    return Profile(
+        units=tuple(UnitProfile(name=name, numel=numel) for name, numel in units),
+        step_s=step_s,
+        links=(("site0", link), ("site1", link)),
+    )
+
+
+def test_a_long_line_that_has_rested_takes_longer():
+    # As measured with 100 Mbit/s and 150 ms of round trip: 1 MiB takes 0.24 s, after a second 0.53 to 0.88, after
+    # three 0.93; 200 kB takes 0.165, 0.46 and 0.605.
+    cost = Cost(profile=over(Link.of(mbps=100, latency_ms=150)), averaging=Averaging(), sites=2)
+    for nbytes, seconds, rested in ((2**20, 0.237, (0.7, 0.93)), (200_000, 0.165, (0.46, 0.605))):
+        values = nbytes / 4
+        assert cost.seconds(values) == pytest.approx(seconds, rel=0.02)
+        assert cost.reopening_s(values, 0.3) == 0
+        for pause, taken in zip((1.0, 3.0), rested, strict=True):
+            assert cost.seconds(values) + cost.reopening_s(values, pause) == pytest.approx(taken, rel=0.25)
+    short = Cost(profile=over(Link.of(mbps=100, latency_ms=2)), averaging=Averaging(), sites=2)
+    assert short.reopening_s(2**18, 10.0) == 0
+
+
+def test_rounds_far_apart_are_planned_with_what_the_line_forgets_between_them():
+    link = Link.of(mbps=100, latency_ms=150)
+    units = [("a", 250_000), ("b", 250_000)]
+    fixed = {"mode": "stream", "schedule": "full", "delay": 1, "codec": "fp32", "outer": Outer()}
+    longest = []
+    for period in (2, 16):
+        course = timeline(choose_plan(Request(period=period, **fixed), units, 2), over(link, units), 2)
+        longest.append(max(span.stop - span.start for span in course.steady() if span.track == "transfer"))
+    assert longest[0] == pytest.approx(0.15 + 2e6 * 8e-8, rel=0.01)
+    assert longest[1] == pytest.approx(longest[0] + 6 * 0.15, rel=0.05)

@@ -33,8 +33,8 @@ def test_a_slower_link_is_followed_within_an_interval(records):
     assert slower["period"] > first["period"]
 
 
-def test_an_outer_step_that_raises_the_loss_is_damped_and_a_fixed_one_warned_about(tmp_path):
-    command = ["geo_accel.testing.engine_worker", str(tmp_path), "damped", "warned"]
+def test_losses_small_rounds_and_epochs_are_followed(tmp_path):
+    command = ["geo_accel.testing.engine_worker", str(tmp_path), "damped", "warned", "small_rounds", "epochs"]
     for rank, finished in enumerate(run_workers(command, timeout_s=100)):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
     damped, warned = (
@@ -50,3 +50,13 @@ def test_an_outer_step_that_raises_the_loss_is_damped_and_a_fixed_one_warned_abo
     assert damped[0]["now"] == [0.95, 0.4] and not damped[0]["warned"]  # steady again, if at 3
     assert warned[0]["now"] == [0.9, 0.8] and len(warned[0]["outers"]) == 1
     assert "the loss rose from 2.001" in warned[0]["warned"][0] and 'sync.outer "mean"' in warned[0]["warned"][0]
+    small, other = (json.loads((tmp_path / f"small_rounds.rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert small["before"] == pytest.approx(200, rel=0.25) and small["after"] == pytest.approx(40, rel=0.25)
+    assert (small["before"], small["after"]) == (other["before"], other["after"])
+    for rank in (0, 1):
+        record = json.loads((tmp_path / f"epochs.rank-{rank}.json").read_text())
+        # What was measured in the first epoch is known in the second; beside a running engine nothing is shared, and
+        # the third goes on with the session that was made last, on which nothing was measured yet.
+        assert record["planned"] == [10, 1, 10] and record["courses"] and record["kept"]
+        assert record["reasons"][1].startswith("as before: ")
+        assert record["held_up_s"][1] < 0.5 * record["held_up_s"][0]
