@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.distributed import PrefixStore, Store, distributed_c10d
 
-from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.errors import OutOfStepError, SiteLostError
 from geo_accel.transport.waiting import FIRST_S, Waiting
 
 # So long the store itself waits for the others, without looking again. Whoever is later is looked for, and named.
@@ -78,22 +78,34 @@ class ControlPlane:
         keys = [f"{self._count}/{rank}" for rank in range(self._world_size)]
         answer = f"{self._count}/answer"
         with self._losing_the_store(what):
-            self._store.set(keys[self._rank], json.dumps(message))
+            self._store.set(keys[self._rank], json.dumps([what, message]))
             if self._rank == 0:
-                messages = [json.loads(told) for told in self._wait_for(what, keys, keys)]
-                try:
-                    said = {"value": decide(messages)}
-                except ValueError as error:
-                    said = {"error": str(error)}
+                told = [json.loads(text) for text in self._wait_for(what, keys, keys)]
+                said = self._answer([what for what, _ in told], lambda: decide([message for _, message in told]))
                 text = json.dumps(said)
                 self._store.set(answer, text)
                 self._forget(self._count - 2)
             else:
                 (text,) = self._wait_for(what, [answer], keys)
         said = json.loads(text)
+        if "apart" in said:
+            raise OutOfStepError(said["apart"])
         if "error" in said:
             raise ValueError(said["error"])
         return said["value"]
+
+    def _answer(self, doing: list[str], decide: Callable[[], Any]) -> dict[str, Any]:
+        """What all ranks hear: what was decided, or that they are not all at the same point."""
+        if len(set(doing)) > 1:
+            odd = next(rank for rank, what in enumerate(doing) if what != doing[0])
+            return {
+                "apart": f"{self.name_of(0)} is {doing[0]} while {self.name_of(odd)} is {doing[odd]}: every rank has to "
+                "make the same calls in the same order (step, flush, save, load)."
+            }
+        try:
+            return {"value": decide()}
+        except ValueError as error:
+            return {"error": str(error)}
 
     @contextmanager
     def _losing_the_store(self, what: str) -> Iterator[None]:
@@ -123,8 +135,8 @@ class ControlPlane:
                 late[:] = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
                 if time.monotonic() - start > self._deadline_s:
                     raise SiteLostError(
-                        f"{what}: waited {self._deadline_s:.0f} s for {self._names(late)}; "
-                        "check that every site runs the same command and can reach the others."
+                        f"{what}: waited {self._deadline_s:.0f} s (resilience.round_timeout_s) for "
+                        f"{self._names(late)}; check that every site runs the same command and can reach the others."
                     )
                 time.sleep(POLL_S)
             return self._store.multi_get(wanted)

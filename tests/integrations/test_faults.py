@@ -67,7 +67,7 @@ def test_a_silent_site_is_named_within_the_timeout(tmp_path):
 
 def test_a_site_that_does_not_come_is_named_with_the_time_waited(tmp_path):
     finished = launch(tmp_path, "--config", IMPATIENT, per_rank={1: ["--late-s", "14"]})
-    assert "waited 6 s for rank 1" in only_line(finished[0], 3)
+    assert "waited 6 s (resilience.round_timeout_s) for rank 1" in only_line(finished[0], 3)
 
 
 @pytest.mark.parametrize("integration", ["accelerate", "trainer"])

@@ -8,7 +8,7 @@ import pytest
 from torch.distributed import HashStore, PrefixStore
 
 from geo_accel.transport import store
-from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.errors import OutOfStepError, SiteLostError
 from geo_accel.transport.store import ControlPlane
 
 
@@ -39,6 +39,18 @@ def test_everyone_hears_everyone_in_the_order_of_ranks(planes):
 
     for heard in on_all(planes(3), work):
         assert heard == [[[rank, number] for rank in range(3)] for number in range(5)]
+
+
+def test_ranks_that_are_at_unlike_points_hear_it_in_the_same_words(planes):
+    """They used to take one another's messages for answers to what they had asked."""
+
+    def work(plane):
+        with pytest.raises(OutOfStepError) as caught:
+            plane.gather("comparing checkpoints" if plane._rank == 1 else "planning", None)
+        return str(caught.value)
+
+    said = on_all(planes(3), work)
+    assert len(set(said)) == 1 and said[0].startswith("rank 0 is planning while rank 1 is comparing checkpoints: ")
 
 
 class Counted:
@@ -107,7 +119,7 @@ def test_the_late_are_named_with_the_time_waited(planes, monkeypatch, who, patie
     made = planes(3, deadline_s=0.6)
     made[2 - who]._store.set(f"1/{2 - who}", "null")
     start = time.monotonic()
-    with pytest.raises(SiteLostError, match="testing: waited 1 s for rank 1; check that every site"):
+    with pytest.raises(SiteLostError, match=r"testing: waited 1 s \(resilience.round_timeout_s\) for rank 1; check"):
         made[who].gather("testing", None)
     assert time.monotonic() - start < 3
 
