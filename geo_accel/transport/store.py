@@ -99,8 +99,8 @@ class ControlPlane:
         if len(set(doing)) > 1:
             odd = next(rank for rank, what in enumerate(doing) if what != doing[0])
             return {
-                "apart": f"{self.name_of(0)} is {doing[0]} while {self.name_of(odd)} is {doing[odd]}: every rank has to "
-                "make the same calls in the same order (step, flush, save, load)."
+                "apart": f"{self.name_of(0)} is {doing[0]} while {self.name_of(odd)} is {doing[odd]}: every rank has "
+                "to make the same calls in the same order (step, flush, save, load)."
             }
         try:
             return {"value": decide()}
