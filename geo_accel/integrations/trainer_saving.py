@@ -26,7 +26,7 @@ class Saving:
     """Trainer's ways of writing weights. Outside of training they are its own, on every site's disk."""
 
     def __init__(self, trainer: Trainer, session: Session, disk: Disk) -> None:
-        self._trainer, self._session, self._disk = trainer, session, disk
+        self._trainer, self._session, self.disk = trainer, session, disk
         self._engine: Engine | None = None
         self._decisions: Decisions | None = None
         self._later: list[Callable[[], object]] = []
@@ -71,7 +71,7 @@ class Saving:
                 self._on_every_rank(folder, lambda: self.position.save(folder))
                 if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the sync state
                     site_state = {name: part.state_dict() for name, part in self.stateful().items()}
-                    checkpoint.save(self._engine, folder, site_state, self._disk.writes_site)
+                    checkpoint.save(self._engine, folder, site_state, self.disk.writes_site)
             with self.writing():
                 self._on_every_rank(folder, lambda: save_checkpoint(model, trial))
 
@@ -123,7 +123,7 @@ class Saving:
 
     def writing(self, rank_in_site: int | None = None):
         """Inside the block Trainer writes once on each disk."""
-        return seam.writing(self._trainer.args, self._disk.writes_whole, rank_in_site)
+        return seam.writing(self._trainer.args, self.disk.writes_whole, rank_in_site)
 
     def save_survivor(self) -> str:
         """Saves this site's model and optimizer, without any other site; says what became of it."""
@@ -136,9 +136,9 @@ class Saving:
                 from geo_accel.integrations.deepspeed import save_alone
 
                 save_alone(trainer.model_wrapped, folder)
-                if self._disk.writes_site:
+                if self.disk.writes_site:
                     trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            elif self._disk.writes_site:
+            elif self.disk.writes_site:
                 self._write_alone(folder)
             else:
                 return f"Another rank of {site} saves {what} in {folder}."
