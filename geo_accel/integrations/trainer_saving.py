@@ -4,6 +4,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ class Saving:
         @functools.wraps(write)
         def wrapped(*args, **kwargs):
             if self._decisions is None or self._decisions.flushed:
-                with self.writing(rank_in_site=self._session.topology.local_index):
+                with self.writing(gathers=True):
                     if not self._together:
                         return write(*args, **kwargs)
                     # Once it has written weights Trainer waits for all, who must not wait for one that could not.
@@ -121,9 +122,9 @@ class Saving:
         for write in waiting:
             write()
 
-    def writing(self, rank_in_site: int | None = None):
-        """Inside the block Trainer writes once on each disk."""
-        return seam.writing(self._trainer.args, self.disk.writes_whole, rank_in_site)
+    def writing(self, gathers: bool = False) -> AbstractContextManager[None]:
+        """Inside the block Trainer writes once on each disk; with `gathers` it has whole weights to write there."""
+        return seam.writing(self._trainer.args, self.disk.writes_whole, gathers)
 
     def save_survivor(self) -> str:
         """Saves this site's model and optimizer, without any other site; says what became of it."""
