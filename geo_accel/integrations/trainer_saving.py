@@ -4,6 +4,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from geo_accel.integrations.trainer_disks import Disk
 from geo_accel.integrations.trainer_stream import StreamPosition
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.every_rank import on_every_rank
 
 logger = logging.getLogger("geo_accel")
 
@@ -25,10 +27,12 @@ class Saving:
     """Trainer's ways of writing weights. Outside of training they are its own, on every site's disk."""
 
     def __init__(self, trainer: Trainer, session: Session, disk: Disk) -> None:
-        self._trainer, self._session, self._disk = trainer, session, disk
+        self._trainer, self._session, self.disk = trainer, session, disk
         self._engine: Engine | None = None
         self._decisions: Decisions | None = None
         self._later: list[Callable[[], object]] = []
+        self._together = False
+        """Whether all ranks are in the same save."""
         self.position = StreamPosition(session.topology.rank)
 
     def begin(self, engine: Engine, decisions: Decisions) -> None:
@@ -63,16 +67,28 @@ class Saving:
                     trainer.state.global_step,
                 )
                 return
+            folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
+            if self._engine is not None and not trainer.args.save_only_model:
+                self._on_every_rank(folder, lambda: self.position.save(folder))
+                if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the sync state
+                    site_state = {name: part.state_dict() for name, part in self.stateful().items()}
+                    checkpoint.save(self._engine, folder, site_state, self.disk.writes_site)
             with self.writing():
-                if self._engine is not None and not trainer.args.save_only_model:
-                    folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
-                    self.position.save(folder)
-                    if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the sync state
-                        site_state = {name: part.state_dict() for name, part in self.stateful().items()}
-                        checkpoint.save(self._engine, folder, site_state, self._disk.writes_site)
-                save_checkpoint(model, trial)
+                self._on_every_rank(folder, lambda: save_checkpoint(model, trial))
 
         return wrapped
+
+    def _on_every_rank(self, what: object, write: Callable[[], object]) -> None:
+        """Does `write` here, while all ranks do. What fails on one (a full disk) is raised on all."""
+
+        def written() -> None:
+            before, self._together = self._together, True
+            try:
+                write()
+            finally:
+                self._together = before
+
+        on_every_rank(self._session.control, f"saving {what}", written)
 
     def agreed(self, write: Callable) -> Callable:
         """`write` (a method of Trainer that writes weights) when the weights are agreed ones.
@@ -84,8 +100,11 @@ class Saving:
         @functools.wraps(write)
         def wrapped(*args, **kwargs):
             if self._decisions is None or self._decisions.flushed:
-                with self.writing(rank_in_site=self._session.topology.local_index):
-                    return write(*args, **kwargs)
+                with self.writing(gathers=True):
+                    if not self._together:
+                        return write(*args, **kwargs)
+                    # Once it has written weights Trainer waits for all, who must not wait for one that could not.
+                    return self._on_every_rank("the model", lambda: write(*args, **kwargs))
             self._later.append(lambda: wrapped(*args, **kwargs))
             self._decisions.wish(FLUSH)
             logger.warning(
@@ -103,9 +122,9 @@ class Saving:
         for write in waiting:
             write()
 
-    def writing(self, rank_in_site: int | None = None):
-        """Inside the block Trainer writes once on each disk."""
-        return seam.writing(self._trainer.args, self._disk.writes_whole, rank_in_site)
+    def writing(self, gathers: bool = False) -> AbstractContextManager[None]:
+        """Inside the block Trainer writes once on each disk; with `gathers` it has whole weights to write there."""
+        return seam.writing(self._trainer.args, self.disk.writes_whole, gathers)
 
     def save_survivor(self) -> str:
         """Saves this site's model and optimizer, without any other site; says what became of it."""
@@ -118,9 +137,9 @@ class Saving:
                 from geo_accel.integrations.deepspeed import save_alone
 
                 save_alone(trainer.model_wrapped, folder)
-                if self._disk.writes_site:
+                if self.disk.writes_site:
                     trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            elif self._disk.writes_site:
+            elif self.disk.writes_site:
                 self._write_alone(folder)
             else:
                 return f"Another rank of {site} saves {what} in {folder}."

@@ -70,10 +70,10 @@ def require_hooks(trainer: Trainer) -> None:
 
 
 @contextmanager
-def writing(arguments: TrainingArguments, writes: bool, rank_in_site: int | None = None) -> Iterator[None]:
+def writing(arguments: TrainingArguments, writes: bool, gathers: bool = False) -> Iterator[None]:
     """Inside the block this rank writes what Trainer and the models of transformers save, or not, as `writes` says.
 
-    With `rank_in_site` DeepSpeed, where it is loaded, gathers weights on the first rank of the site.
+    With `gathers` a rank that writes is also given the whole of what DeepSpeed has partitioned.
     """
 
     def should_save_on_this_rank(self: PreTrainedModel, is_main_process: bool) -> bool:
@@ -83,20 +83,20 @@ def writing(arguments: TrainingArguments, writes: bool, rank_in_site: int | None
         replaced.enter_context(_replaced(type(arguments), "should_save", property(lambda self: writes)))
         replaced.enter_context(_replaced(PreTrainedModel, "should_save_on_this_rank", should_save_on_this_rank))
         engine = sys.modules.get("deepspeed.runtime.engine")
-        if engine is not None and rank_in_site is not None:
-            replaced.enter_context(_replaced(engine, "dist", _RankInSite(engine.dist, rank_in_site)))
+        if engine is not None and writes and gathers:
+            replaced.enter_context(_replaced(engine, "dist", _AsFirstRank(engine.dist)))
         yield
 
 
-class _RankInSite(ModuleType):
-    """deepspeed.comm, for whom a rank's number is that in its site: rank 0 alone gathers what ZeRO-3 partitioned."""
+class _AsFirstRank(ModuleType):
+    """deepspeed.comm as the job's first rank sees it, which alone keeps what ZeRO-3 gathers."""
 
-    def __init__(self, comm: ModuleType, rank_in_site: int) -> None:
+    def __init__(self, comm: ModuleType) -> None:
         super().__init__(comm.__name__)
-        self._comm, self._rank_in_site = comm, rank_in_site
+        self._comm = comm
 
     def get_rank(self, group: object = None) -> int:
-        return self._rank_in_site if group is None else self._comm.get_rank(group)
+        return 0 if group is None else self._comm.get_rank(group)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._comm, name)

@@ -22,6 +22,7 @@ class StreamPosition:
     def __init__(self, rank: int) -> None:
         self._name = f"stream-rank-{rank}.json"
         self.passes = self.batches = 0
+        self._is_stream = False
 
     def took(self, batches: int) -> None:
         self.batches += batches
@@ -30,7 +31,9 @@ class StreamPosition:
         self.passes, self.batches = self.passes + 1, 0
 
     def save(self, checkpoint: Path) -> None:
-        """Writes this rank's position beside the sync state."""
+        """Writes this rank's position beside the sync state; of a data set with a length Trainer knows it."""
+        if not self._is_stream:
+            return
         target = checkpoint / FOLDER
         target.mkdir(parents=True, exist_ok=True)
         record = json.dumps({"passes": self.passes, "batches": self.batches})
@@ -42,8 +45,8 @@ class StreamPosition:
         Of streams alone (Trainer gives them endless epochs) Trainer does not know better. Where a checkpoint has no
         position of this rank, that is said, and Trainer's numbers stay.
         """
-        self.passes, self.batches = epochs, batches
-        if checkpoint is None or num_train_epochs != sys.maxsize:
+        self.passes, self.batches, self._is_stream = epochs, batches, num_train_epochs == sys.maxsize
+        if checkpoint is None or not self._is_stream:
             return epochs, batches
         path = Path(checkpoint, FOLDER, self._name)
         try:

@@ -87,3 +87,16 @@ def test_a_signals_checkpoint_is_asked_for_instead_of_written():
     assert told == ["save and stop"] and control.should_training_stop
     callback.on_step_begin(None, None, control)
     assert told == ["save and stop"]
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_rank_that_writes_keeps_what_deepspeed_gathers(monkeypatch, writes):
+    engine = pytest.importorskip("deepspeed.runtime.engine")
+    assert "dist.get_rank() == 0" in inspect.getsource(engine.DeepSpeedEngine._zero3_consolidated_16bit_state_dict)
+    monkeypatch.setattr(engine.dist, "get_rank", lambda group=None: 3 if group is None else 1)
+    comm = engine.dist
+    with seam.writing(TrainingArguments(use_cpu=True), writes, gathers=True):
+        assert engine.dist.get_rank() == (0 if writes else 3) and engine.dist.get_rank("some") == 1
+        assert engine.dist.all_gather is comm.all_gather
+    assert engine.dist is comm

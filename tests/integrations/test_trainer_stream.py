@@ -20,6 +20,7 @@ from geo_accel.integrations.trainer_stream import StreamPosition
 )
 def test_a_stream_goes_on_in_its_own_pass(tmp_path, events, position):
     before = StreamPosition(rank=1)
+    before.resume(None, 0, 0, sys.maxsize)
     for batches in events:
         if batches is None:
             before.end_pass()
@@ -33,15 +34,17 @@ def test_a_stream_goes_on_in_its_own_pass(tmp_path, events, position):
 
 
 def test_data_with_a_length_are_trainers_own_business(tmp_path):
-    StreamPosition(rank=0).save(tmp_path)
-    assert StreamPosition(rank=0).resume(str(tmp_path), 2, 5, 3) == (2, 5)
+    position = StreamPosition(rank=0)
+    assert position.resume(str(tmp_path), 2, 5, 3) == (2, 5)
+    position.save(tmp_path)
+    assert not list(tmp_path.iterdir())
     assert StreamPosition(rank=0).resume(None, 0, 0, sys.maxsize) == (0, 0)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"passes": "x"}'])
 def test_a_checkpoint_that_does_not_say_is_named(tmp_path, caplog, content):
     if content is not None:
-        StreamPosition(rank=0).save(tmp_path)
+        (tmp_path / "geo_accel").mkdir()
         (tmp_path / "geo_accel" / "stream-rank-0.json").write_text(content)
     with caplog.at_level(logging.WARNING, "geo_accel"):
         assert StreamPosition(rank=0).resume(str(tmp_path), 0, 4, sys.maxsize) == (0, 4)
