@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from geo_accel.integrations.accelerate_checkpoints import Checkpoints
+from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
 from geo_accel.integrations.data import sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
 from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed
 from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
-from geo_accel.integrations.survivor import save_survivor
+from geo_accel.integrations.survivor import SurvivedError, save_survivor
 from geo_accel.profile.document import write_whole_folder
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.state_files import write_unchecked
@@ -82,8 +82,7 @@ class GeoSync:
                     "each with its own optimizer=, and call step() of each."
                 )
         self._project = Path(getattr(accelerator, "project_dir", None) or ".")
-        self._survived = False
-        self._training = _begin(accelerator, model, optimizer, config) if enabled else None
+        self._training = _begin(accelerator, model, optimizer, config, self._survive) if enabled else None
         if self._training is not None and accelerator is not None:
             for loader in accelerator._dataloaders:
                 sample_order_is_agreed(loader)
@@ -101,7 +100,7 @@ class GeoSync:
             try:
                 if kind is None:
                     self.flush()
-                elif isinstance(error, SiteLostError) and not self._survived:
+                elif isinstance(error, SiteLostError):
                     self._survive(error)
             finally:
                 self.close()
@@ -138,12 +137,13 @@ class GeoSync:
 
     def _survive(self, error: SiteLostError) -> NoReturn:
         """Saves what this site has, whatever it was that noticed the loss."""
-        self._survived = True
+        if isinstance(error, SurvivedError):
+            raise error
         training = self._training
         saved = save_survivor(
             training.session.topology, self._project, training.engine.step_count, training.save_alone
         )
-        raise SiteLostError(f"{error} {saved}") from error
+        raise SurvivedError(f"{error} {saved}") from error
 
 
 def _begin(
@@ -151,22 +151,28 @@ def _begin(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
     config: ConfigSource,
+    survive: Callable[[SiteLostError], NoReturn],
 ) -> Training | None:
-    """None where there is nothing to synchronise."""
+    """None where there is nothing to synchronise. `survive` is called when a site is lost while saving or loading."""
     if is_deepspeed(model):
         from geo_accel.integrations.deepspeed import DeepSpeedTraining, keep_deepspeed_in_site
 
         session = keep_deepspeed_in_site(config)
         return DeepSpeedTraining(model, session) if session is not None else None
     session = connect(config)
-    return AccelerateTraining(accelerator, model, optimizer, session) if session is not None else None
+    return AccelerateTraining(accelerator, model, optimizer, session, survive) if session is not None else None
 
 
 class AccelerateTraining:
     """Accelerate's loop, whose checkpoints include the sync state and each site's own optimizer."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer | None, session: Session
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        session: Session,
+        survive: Callable[[SiteLostError], NoReturn],
     ) -> None:
         self.session = session
         self._accelerator, self._model = accelerator, model
@@ -184,7 +190,7 @@ class AccelerateTraining:
             other_optimizers=accelerator._optimizers,
             is_last_micro_batch=lambda: accelerator.sync_gradients,
         )
-        self._checkpoints = Checkpoints.join(accelerator, model, self.engine, session, optimizer)
+        self._checkpoints = Checkpoints.join(accelerator, model, Member(self.engine, session, optimizer, survive))
 
     def stepped(self) -> bool:
         if not self._begun:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,7 @@ from geo_accel.integrations.site_state import SiteState
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.every_rank import on_every_rank
+from geo_accel.transport.errors import SiteLostError
 
 logger = logging.getLogger("geo_accel")
 
@@ -35,6 +37,8 @@ class Member:
     engine: Engine
     session: Session
     optimizer: torch.optim.Optimizer | None
+    survive: Callable[[SiteLostError], NoReturn]
+    """Saves what this site has, and raises."""
 
 
 class Checkpoints:
@@ -50,25 +54,18 @@ class Checkpoints:
         self._loaded_from: str | None = None
         self._before = {name: vars(accelerator).get(name) for name in _WRAPPED}
         for name in _WRAPPED:
-            setattr(accelerator, name, getattr(self, f"_{name}")(getattr(accelerator, name)))
+            setattr(accelerator, name, self._surviving(getattr(self, f"_{name}")(getattr(accelerator, name))))
         self._hooks = [
             accelerator.register_save_state_pre_hook(lambda models, weights, folder: self._save(folder)),
             accelerator.register_load_state_pre_hook(lambda models, folder: self._note(folder)),
         ]
 
     @classmethod
-    def join(
-        cls,
-        accelerator: Accelerator,
-        model: nn.Module,
-        engine: Engine,
-        session: Session,
-        optimizer: torch.optim.Optimizer | None,
-    ) -> "Checkpoints":
+    def join(cls, accelerator: Accelerator, model: nn.Module, member: Member) -> "Checkpoints":
         """The accelerator's, with one GeoSync more; the same model's earlier one makes way."""
         if accelerator not in _joined:
             _joined[accelerator] = cls(accelerator)
-        _joined[accelerator]._members[_index_of(model, accelerator._models)] = Member(engine, session, optimizer)
+        _joined[accelerator]._members[_index_of(model, accelerator._models)] = member
         return _joined[accelerator]
 
     def leave(self, engine: Engine) -> None:
@@ -105,6 +102,16 @@ class Checkpoints:
             action()
 
         on_every_rank(self._in_order()[0][1].engine.control, what, act)
+
+    def _surviving(self, method: Callable) -> Callable:
+        @functools.wraps(method)
+        def wrapped(*args: object, **kwargs: object) -> object:
+            try:
+                return method(*args, **kwargs)
+            except SiteLostError as error:
+                self._in_order()[0][1].survive(error)
+
+        return wrapped
 
     def _save_state(self, save_state: Callable) -> Callable:
         @functools.wraps(save_state)

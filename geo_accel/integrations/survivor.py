@@ -6,6 +6,11 @@ from pathlib import Path
 
 from geo_accel.sync.every_rank import in_one_line
 from geo_accel.topology import Topology
+from geo_accel.transport.errors import SiteLostError
+
+
+class SurvivedError(SiteLostError):
+    """A lost site, and in the same line what this site has saved of its own."""
 
 
 def save_survivor(topology: Topology, project: Path, step: int, save_alone: Callable[[Path], bool]) -> str:

@@ -72,7 +72,7 @@ def test_a_damaged_file_of_accelerates_is_named_on_all_ranks(runs, name):
 def test_a_lost_site_is_named_whether_or_not_the_survivor_can_save(runs):
     said, folder_is_there, left_over = runs["survivor"]["lost, disk full"]
     assert said.startswith("site a (rank 0) is gone") and "File too large" in said
-    assert "could not be saved" in said and "Saved" not in said and not folder_is_there and left_over == []
+    assert said.count("could not be saved") == 1 and "Saved" not in said and not folder_is_there and left_over == []
     said, folder = runs["survivor"]["lost"], runs["path"] / "survivor-b"
     assert said.startswith("RuntimeError: site a (rank 0) is gone") and "Saved b's model and optimizer at step" in said
     assert said.endswith(f" in {folder}.")
