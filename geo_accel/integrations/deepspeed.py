@@ -99,7 +99,7 @@ class DeepSpeedTraining:
 
     def __init__(self, model: DeepSpeedEngine, session: Session) -> None:
         self.session, self._model = session, model
-        if model not in _loaded_with_sites and model.loaded_checkpoint_dp_world_size is not None:
+        if model not in _loaded_with_sites and seam.was_loaded(model):
             raise ValueError(
                 "load_checkpoint was called before GeoSync was made, so that every site has the first one's state: "
                 "construct GeoSync first, then load."

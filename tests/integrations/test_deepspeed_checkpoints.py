@@ -13,7 +13,7 @@ from tests.sync.ranks import SITES, on_ranks
 pytestmark = pytest.mark.deepspeed
 pytest.importorskip("deepspeed")
 
-from geo_accel.integrations.deepspeed import join_checkpoints  # noqa: E402
+from geo_accel.integrations.deepspeed import DeepSpeedTraining, join_checkpoints  # noqa: E402
 
 
 class Saver:
@@ -102,3 +102,10 @@ def test_a_checkpoint_of_deepspeed_alone_is_loaded_by_all_sites(tmp_path):
 def test_where_there_is_no_checkpoint_nothing_is_restored(tmp_path):
     results, _, engines = with_savers(lambda model: model.load_checkpoint(str(tmp_path)))
     assert results == [(None, None)] * 3 and [engine.restored for engine in engines] == [None] * 3
+
+
+def test_loading_before_there_is_a_geosync_is_refused():
+    model = Saver(3)
+    model.loaded_checkpoint_dp_world_size = 1
+    with pytest.raises(ValueError, match="construct GeoSync first, then load"):
+        DeepSpeedTraining(model, SimpleNamespace())
