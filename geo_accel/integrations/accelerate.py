@@ -1,20 +1,24 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Accelerate: `GeoSync` around a training loop, where `accelerate.local_sgd.LocalSGD` would stand."""
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
 from geo_accel.integrations.data import sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
 from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed
-from geo_accel.sync import checkpoint
+from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
+from geo_accel.integrations.survivor import SurvivedError, save_survivor
+from geo_accel.profile.document import write_whole_folder
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.state_files import write_unchecked
 from geo_accel.transport.errors import SiteLostError
 
 
@@ -27,8 +31,8 @@ class Training(Protocol):
     def stepped(self) -> bool:
         """Whether the iteration that ends here took an optimizer step."""
 
-    def save_alone(self, folder: Path) -> None:
-        """Saves this site's model and optimizer without any other site."""
+    def save_alone(self, folder: Path) -> bool:
+        """Saves this site's models and optimizers without any other site; whether this rank wrote, and all of it."""
 
     def release(self) -> None:
         """Gives everything that was replaced its own methods back."""
@@ -38,9 +42,10 @@ class GeoSync:
     """Keeps a prepared model's replicas together across sites, in place of a gradient all-reduce between them.
 
     Construct it after `accelerator.prepare` and before `accelerator.load_state`; call `step()` after every
-    `optimizer.step()`, micro-batches included. `accelerator.save_state` and `load_state` include the sync state.
-    When a site is lost, `step` writes this site's state below `accelerator.project_dir` (or the working directory)
-    and raises SiteLostError with the site's name and that folder's.
+    `optimizer.step()`, micro-batches included. Several models take a GeoSync each. `accelerator.save_state` and
+    `load_state` include the sync state and all of each site's own; what fails on one rank is raised on all. When a
+    site is lost, `step` writes this site's state below `accelerator.project_dir` (or the working directory) and raises
+    SiteLostError with the site's name and that folder's, or why it could not be saved.
 
         model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
         with GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config="geo.json") as geo:
@@ -70,8 +75,14 @@ class GeoSync:
             raise ValueError(
                 "GeoSync needs accelerator= and model=; with a model of deepspeed.initialize, model= alone."
             )
+        for name, given in (("model", model), ("optimizer", optimizer)):
+            if isinstance(given, list | tuple):
+                raise ValueError(
+                    f"GeoSync: {name}= is a {type(given).__name__} of {len(given)}: construct one GeoSync per model, "
+                    "each with its own optimizer=, and call step() of each."
+                )
         self._project = Path(getattr(accelerator, "project_dir", None) or ".")
-        self._training = _begin(accelerator, model, optimizer, config) if enabled else None
+        self._training = _begin(accelerator, model, optimizer, config, self._survive) if enabled else None
         if self._training is not None and accelerator is not None:
             for loader in accelerator._dataloaders:
                 sample_order_is_agreed(loader)
@@ -89,6 +100,8 @@ class GeoSync:
             try:
                 if kind is None:
                     self.flush()
+                elif isinstance(error, SiteLostError):
+                    self._survive(error)
             finally:
                 self.close()
 
@@ -116,16 +129,21 @@ class GeoSync:
             self._training.release()
             self.engine.close()
 
-    def _surviving(self, action) -> None:
+    def _surviving(self, action: Callable[[], None]) -> None:
         try:
             action()
         except SiteLostError as error:
-            site = self._training.session.topology.site.name
-            folder = self._project / f"survivor-{site}"
-            self._training.save_alone(folder)
-            raise SiteLostError(
-                f"{error} Saved {site}'s model and optimizer at step {self.engine.step_count} in {folder}."
-            ) from error
+            self._survive(error)
+
+    def _survive(self, error: SiteLostError) -> NoReturn:
+        """Saves what this site has, whatever it was that noticed the loss."""
+        if isinstance(error, SurvivedError):
+            raise error
+        training = self._training
+        saved = save_survivor(
+            training.session.topology, self._project, training.engine.step_count, training.save_alone
+        )
+        raise SurvivedError(f"{error} {saved}") from error
 
 
 def _begin(
@@ -133,27 +151,37 @@ def _begin(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
     config: ConfigSource,
+    survive: Callable[[SiteLostError], NoReturn],
 ) -> Training | None:
-    """None where there is nothing to synchronise."""
+    """None where there is nothing to synchronise. `survive` is called when a site is lost while saving or loading."""
     if is_deepspeed(model):
         from geo_accel.integrations.deepspeed import DeepSpeedTraining, keep_deepspeed_in_site
 
         session = keep_deepspeed_in_site(config)
         return DeepSpeedTraining(model, session) if session is not None else None
     session = connect(config)
-    return AccelerateTraining(accelerator, model, optimizer, session) if session is not None else None
+    return AccelerateTraining(accelerator, model, optimizer, session, survive) if session is not None else None
 
 
 class AccelerateTraining:
     """Accelerate's loop, whose checkpoints include the sync state and each site's own optimizer."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer | None, session: Session
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        session: Session,
+        survive: Callable[[SiteLostError], NoReturn],
     ) -> None:
         self.session = session
-        self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
+        self._accelerator, self._model = accelerator, model
+        self._refused: tuple[str, ...] = ()
         if session.config.sync.optimizer_in_backward:
             self._refuse_what_needs_all_gradients()
+        refuse_what_was_loaded_early(
+            session.control, session.topology, SiteState(accelerator, filter(None, [optimizer])).optimizers
+        )
         keep_gradients_in_site(model, session)
         self._begun = False
         self.engine = session.engine(
@@ -162,7 +190,7 @@ class AccelerateTraining:
             other_optimizers=accelerator._optimizers,
             is_last_micro_batch=lambda: accelerator.sync_gradients,
         )
-        self._join_checkpoints()
+        self._checkpoints = Checkpoints.join(accelerator, model, Member(self.engine, session, optimizer, survive))
 
     def stepped(self) -> bool:
         if not self._begun:
@@ -170,16 +198,22 @@ class AccelerateTraining:
             self._begun = True
         return self._accelerator.sync_gradients
 
-    def save_alone(self, folder: Path) -> None:
-        if self.session.writes_site and self.session.topology.local_index == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(bare_model(self._model).state_dict(), folder / "model.pt")
-            torch.save(self._site_state(), folder / "state.pt")
+    def save_alone(self, folder: Path) -> bool:
+        if self.session.topology.local_index != 0:
+            return False
+
+        def write(folder: Path) -> None:
+            for i, model in enumerate(self._accelerator._models or [self._model]):
+                name = f"model_{i}.pt" if i else "model.pt"
+                write_unchecked(folder / name, bare_model(model).state_dict())
+            write_unchecked(folder / "state.pt", self._checkpoints.site_state().state_dict())
+
+        write_whole_folder(folder, write)
+        return True
 
     def release(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        for name in ("load_state", "clip_grad_norm_", "clip_grad_value_"):
+        self._checkpoints.leave(self.engine)
+        for name in self._refused:
             vars(self._accelerator).pop(name, None)
 
     def _refuse_what_needs_all_gradients(self) -> None:
@@ -193,48 +227,6 @@ class AccelerateTraining:
                 "nothing, or set it to false."
             )
 
-        self._accelerator.clip_grad_norm_ = self._accelerator.clip_grad_value_ = refuse
-
-    def _join_checkpoints(self) -> None:
-        accelerator, engine = self._accelerator, self.engine
-        loaded_from: list[str] = []
-
-        def save(models: list, weights: list, folder: str) -> None:
-            checkpoint.save(engine, folder, self._site_state(), self.session.writes_site)
-
-        def before_load(models: list, folder: str) -> None:
-            engine.settle()
-            loaded_from[:] = [folder]
-
-        load_state = accelerator.load_state
-
-        @functools.wraps(load_state)
-        def load_state_and_sync(*args: object, **kwargs: object) -> None:
-            load_state(*args, **kwargs)
-            state = checkpoint.load(engine, loaded_from[0])
-            if state is not None:
-                self._load_site_state(state)
-
-        self._hooks = [
-            accelerator.register_save_state_pre_hook(save),
-            accelerator.register_load_state_pre_hook(before_load),
-        ]
-        accelerator.load_state = load_state_and_sync
-
-    def _stateful(self) -> dict[str, object]:
-        """What differs between sites: accelerate's own checkpoint holds the main process's only."""
-        parts: dict[str, object] = {}
-        if self._optimizer is not None:
-            parts["optimizer"] = self._optimizer
-        for i, scheduler in enumerate(self._accelerator._schedulers):
-            parts[f"scheduler_{i}"] = scheduler
-        if self._accelerator.scaler is not None:
-            parts["scaler"] = self._accelerator.scaler
-        return parts
-
-    def _site_state(self) -> dict[str, object]:
-        return {name: part.state_dict() for name, part in self._stateful().items()}
-
-    def _load_site_state(self, state: dict) -> None:
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+        self._refused = ("clip_grad_norm_", "clip_grad_value_")
+        for name in self._refused:
+            setattr(self._accelerator, name, refuse)

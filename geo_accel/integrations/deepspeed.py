@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, is_initialized
@@ -18,10 +19,17 @@ from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.every_rank import on_every_rank
 from geo_accel.sync.masters import Masters
 from geo_accel.sync.start import start_from_first_site
 from geo_accel.topology import Topology
 from geo_accel.units import Unit
+
+SITE = "geo_accel_site"
+"""In DeepSpeed's client state: whose files they are."""
+
+_loaded_with_sites: "WeakSet[DeepSpeedEngine]" = WeakSet()
+"""Engines that were loaded each site its own."""
 
 
 def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
@@ -62,8 +70,12 @@ def _with_config(session: Session, config: GeoConfig) -> Session:
     return replace(session, config=config)
 
 
-def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> Engine:
+def make_engine(
+    model: DeepSpeedEngine, session: Session, after_load: Callable[[], object] = lambda: None, **facts: object
+) -> Engine:
     """geo_accel's engine for a DeepSpeed engine, whose checkpoints include the sync state from now on. Collective.
+
+    `after_load` is called whenever one was loaded.
 
     Raises ValueError for what cannot be kept in sites: a model that was partitioned over all of them, ZeRO with sites
     of unlike size, pipeline, tensor, sequence and expert parallelism.
@@ -78,7 +90,7 @@ def make_engine(model: DeepSpeedEngine, session: Session, **facts: object) -> En
         return held
 
     engine = session.engine(model.module, optimizer=getattr(model, "basic_optimizer", None), masters=masters, **facts)
-    _join_checkpoints(model, session, engine)
+    join_checkpoints(model, session, engine, after_load)
     return engine
 
 
@@ -86,7 +98,13 @@ class DeepSpeedTraining:
     """A DeepSpeed engine in a user's own loop, with Accelerate or without."""
 
     def __init__(self, model: DeepSpeedEngine, session: Session) -> None:
-        self.session, self.engine, self._model = session, make_engine(model, session), model
+        self.session, self._model = session, model
+        if model not in _loaded_with_sites and seam.was_loaded(model):
+            raise ValueError(
+                "load_checkpoint was called before GeoSync was made, so that every site has the first one's state: "
+                "construct GeoSync first, then load."
+            )
+        self.engine = make_engine(model, session, after_load=self._loaded)
         self._steps = model.global_steps
 
     def stepped(self) -> bool:
@@ -94,8 +112,13 @@ class DeepSpeedTraining:
         before, self._steps = self._steps, self._model.global_steps
         return self._steps > before
 
-    def save_alone(self, folder: Path) -> None:
+    def _loaded(self) -> None:
+        _loaded_with_sites.add(self._model)
+        self._steps = self._model.global_steps  # what was counted before it was loaded is no step taken
+
+    def save_alone(self, folder: Path) -> bool:
         save_alone(self._model, folder)
+        return True
 
     def release(self) -> None:
         for name in ("save_checkpoint", "load_checkpoint"):
@@ -146,32 +169,38 @@ def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
         )
 
 
-def _join_checkpoints(model: DeepSpeedEngine, session: Session, engine: Engine) -> None:
-    """DeepSpeed's own save and load, with the sync state beside, sites kept apart.
+def join_checkpoints(
+    model: DeepSpeedEngine, session: Session, engine: Engine, after_load: Callable[[], object]
+) -> None:
+    """DeepSpeed's own save and load, with the sync state in the tag's folder, sites kept apart.
 
     The first site's files lie where DeepSpeed puts them, so that every tool finds a checkpoint as it knows it. The
-    names of all sites are the same, so the others' lie in a folder of their own beside the sync state.
+    names of all sites are the same, so the others' lie in a folder of their own beside.
     """
+    site, first = session.topology.site.name, session.topology.site_index == 0
 
-    def place(folder: str) -> str:
-        if session.topology.site_index == 0:
-            return folder
-        own = Path(folder, checkpoint.FOLDER, session.topology.site.name)
-        own.mkdir(parents=True, exist_ok=True)
-        return str(own)
+    def own(folder: str) -> Path:
+        return Path(folder) if first else Path(folder, checkpoint.FOLDER, site)
 
     def saving(save: Callable) -> Callable:
         @functools.wraps(save)
-        def wrapped(save_dir, tag=None, *args, save_latest=True, **kwargs):
-            engine.flush()
+        def wrapped(save_dir, tag=None, client_state=None, save_latest=True, *args, **kwargs):
             tag = str(tag if tag is not None else f"global_step{model.global_steps}")
-            done = save(place(save_dir), tag, *args, save_latest=save_latest, **kwargs)
-            if session.topology.site_index and session.writes_site:
-                # DeepSpeed's rank 0 writes this, who is at the first site; and Trainer looks for the tag's folder.
-                if save_latest:
-                    Path(place(save_dir), "latest").write_text(tag)
-                Path(save_dir, tag).mkdir(exist_ok=True)
-            checkpoint.save(engine, save_dir, {}, session.writes_site)
+            done = None
+
+            def write() -> None:
+                nonlocal done
+                place = own(save_dir)
+                place.mkdir(parents=True, exist_ok=True)
+                state = {**(client_state or {}), SITE: site}
+                done = save(str(place), tag, state, save_latest, *args, **kwargs)
+                if save_latest and not first and session.writes_site:
+                    # DeepSpeed's rank 0 writes this, who is at the first site.
+                    Path(place, "latest").write_text(tag)
+
+            engine.flush()
+            on_every_rank(session.control, f"saving {save_dir}", write)
+            checkpoint.save(engine, Path(save_dir, tag), {}, session.writes_site)
             return done
 
         return wrapped
@@ -179,9 +208,33 @@ def _join_checkpoints(model: DeepSpeedEngine, session: Session, engine: Engine) 
     def loading(load: Callable) -> Callable:
         @functools.wraps(load)
         def wrapped(load_dir, *args, **kwargs):
+            loaded = None
+
+            def read() -> str | None:
+                nonlocal loaded
+                # Another's files only where none were kept apart: a checkpoint of DeepSpeed without geo_accel.
+                place = own(load_dir) if own(load_dir).is_dir() else Path(load_dir)
+                loaded = load(str(place), *args, **kwargs)
+                if loaded[0] is None:
+                    return None
+                tag = str(Path(loaded[0]).parent.relative_to(place))
+                saved_by = (loaded[1] or {}).pop(SITE, None)
+                if Path(load_dir, tag, checkpoint.FOLDER).is_dir() and saved_by != site:
+                    raise ValueError(
+                        f"{place / tag} is {saved_by or 'nobody'}'s, and {site}'s belongs into {own(load_dir) / tag}: "
+                        "was the checkpoint copied whole, or were folders exchanged?"
+                    )
+                return tag
+
             engine.settle()
-            loaded = load(place(load_dir), *args, **kwargs)
-            checkpoint.load(engine, load_dir)
+            tags = on_every_rank(session.control, f"loading {load_dir}", read)
+            if all(tag is None for tag in tags):
+                return loaded  # DeepSpeed has said that there is nothing
+            if len(set(tags)) > 1:
+                listing = ", ".join(f"{session.control.name_of(rank)}: {tag}" for rank, tag in enumerate(tags))
+                raise ValueError(f"checkpoint {load_dir} is not the same on all ranks ({listing}; None: nothing).")
+            checkpoint.load(engine, Path(load_dir, tags[0]))
+            after_load()
             return loaded
 
         return wrapped

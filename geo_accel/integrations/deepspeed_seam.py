@@ -194,6 +194,11 @@ def installed() -> GeoBackend | None:
     return comm.cdb if isinstance(comm.cdb, GeoBackend) else None
 
 
+def was_loaded(model: nn.Module) -> bool:
+    """Whether `load_checkpoint` has read anything into it."""
+    return model.loaded_checkpoint_dp_world_size is not None
+
+
 def masters_of(engine: nn.Module, units: Sequence[Unit], topology: Topology, control: ControlPlane) -> Masters:
     """Where a DeepSpeed engine keeps its fp32 masters. Collective.
 

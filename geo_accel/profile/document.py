@@ -4,6 +4,7 @@
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -43,8 +44,7 @@ def read(kind: str, path: str | os.PathLike, from_json: Callable[[str], T]) -> T
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file and renames it to `path`: a crash or full disk leaves the file as it was."""
-    # Machines that share a disk may have processes of one number.
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    partial = _beside(path)
     try:
         write(partial)
         with open(partial, "rb") as file:
@@ -53,3 +53,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_whole_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_whole`, for a folder that `write` fills."""
+    partial, former = _beside(path), _beside(path)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        if path.exists():
+            path.rename(former)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name; machines that share a disk may have processes of one number."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

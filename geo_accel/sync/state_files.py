@@ -4,6 +4,7 @@
 Whatever is wrong with a file, one clear line names it. Nothing in a file is executed.
 """
 
+import io
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -70,6 +71,23 @@ def write_objects(path: Path, content: Mapping[str, Any]) -> Mark:
             ) from error
 
     return _write(path, lambda file: torch.save(dict(content), file), check)
+
+
+def write_unchecked(path: Path, content: Mapping[str, Any]) -> Mark:
+    """As `write_objects`, whatever the state holds: where there is no later chance to save it."""
+    return _write(path, lambda file: torch.save(content, file))
+
+
+def can_be_read_back(content: Mapping[str, Any]) -> bool:
+    """Whether `write_objects` would take it."""
+    held = io.BytesIO()
+    try:
+        torch.save(content, held)
+        held.seek(0)
+        _load(held)
+    except Exception:
+        return False
+    return True
 
 
 def write_tensor(path: Path, name: str, tensor: torch.Tensor) -> Mark:
@@ -164,9 +182,9 @@ def _mark(path: Path) -> Mark:
     return [size, crc]
 
 
-def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
+def _load(source: Path | BinaryIO, mmap: bool = False) -> dict[str, Any]:
     with torch.serialization.safe_globals(_NUMBERS):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _checksum(fields: Mapping[str, Any]) -> int:

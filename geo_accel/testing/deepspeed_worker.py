@@ -43,6 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--late", action="store_true", help="keep to the site only after DeepSpeed has prepared all")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--overflow-at", type=int, default=0, help="an infinite loss on site 0 in that step")
     parser.add_argument("--save-at", type=int, default=0)
     parser.add_argument("--resume", default=None, help="a checkpoint folder")
@@ -74,6 +75,7 @@ def settings(options: argparse.Namespace) -> dict:
     optimizer = {"lr": RATE, **({"torch_adam": True} if options.optimizer == "AdamW" else {})}
     return {
         "train_micro_batch_size_per_gpu": BATCH,
+        "gradient_accumulation_steps": options.accumulate,
         "gradient_clipping": 0.0,  # DeepSpeed's own default is 1
         "optimizer": {"type": options.optimizer, "params": optimizer},
         "zero_optimization": zero,
@@ -145,7 +147,8 @@ def train(options: argparse.Namespace) -> None:
             record["losses"].append(loss.item())
             if geo is not None:
                 geo.step()
-            if engine.global_steps == options.save_at:
+            whole_step = options.accumulate == 1 or engine.micro_steps % options.accumulate == 0
+            if engine.global_steps == options.save_at and whole_step:
                 engine.save_checkpoint(str(options.out / "checkpoint"))
         record["unlike"] = digest(engine.module)
     if geo is not None:

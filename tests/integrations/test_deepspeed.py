@@ -35,6 +35,7 @@ CONFIG = json.dumps(
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1, "outer": "mean"}, "compression": {"codec": "fp32"}})
 SEED, STEPS = 0, 30
 SGD = ["--optimizer", "SGD", "--steps", "20"]
+TWICE = ["--zero", "1", "--accumulate", "2", "--steps", "8"]
 BF16 = ["--dtype", "bf16", "--steps", "11"]
 
 
@@ -59,6 +60,8 @@ def runs(tmp_path_factory):
         "bf16-2": [*BF16, "--zero", "2", "--offload", "--save-at", "5"],
         "bf16-3": [*BF16, "--zero", "3", "--early", "--save-at", "5"],
         "overflow": ["--zero", "2", "--dtype", "fp16", "--overflow-at", "5"],
+        "twice-1": [*TWICE, "--save-at", "5"],
+        "resumed-1": [*TWICE, "--resume", str(folder / "twice-1" / "checkpoint")],
         "resumed-2": [*BF16, "--zero", "2", "--offload", "--resume", str(folder / "bf16-2" / "checkpoint")],
         "resumed-3": [*BF16, "--zero", "3", "--early", "--resume", str(folder / "bf16-3" / "checkpoint")],
     }
@@ -153,11 +156,12 @@ def test_an_overflow_on_one_site_skips_no_round(runs):
     assert skipped[0] == skipped[1] > skipped[2] == skipped[3]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(runs, stage):
-    (whole, weights), (resumed, again) = runs[f"bf16-{stage}"], runs[f"resumed-{stage}"]
+@pytest.mark.parametrize("kind, stage, batches", [("bf16", 2, 5), ("bf16", 3, 5), ("twice", 1, 10)])
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(runs, kind, stage, batches):
+    (whole, weights), (resumed, again) = runs[f"{kind}-{stage}"], runs[f"resumed-{stage}"]
     for before, after in zip(whole, resumed, strict=True):
-        assert after["losses"] == before["losses"][5:]
+        assert after["losses"] == before["losses"][batches:]
+        assert after["summary"]["steps"] == before["summary"]["steps"]
     assert all(values.equal(weights[0][name]) for held in again for name, values in held.items())
 
 

@@ -2,11 +2,12 @@
 """Save, kill, resume: the run that was interrupted ends with the bits of the one that was not."""
 
 import json
+import shutil
 
 import pytest
 
 from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import WORKER, distance, error_lines, train
+from geo_accel.testing.runs import WORKER, Run, distance, error_lines, train
 
 CONFIG = json.dumps(
     {
@@ -47,42 +48,56 @@ def test_resumed_is_bit_identical_to_uninterrupted(folder, name):
         assert a["summary"]["plan"] == b["summary"]["plan"]
 
 
-def broken(folder, tmp_path, break_it):
-    """Runs Accelerate from a checkpoint that `break_it` has spoilt; returns the ranks' results."""
-    import shutil
-
-    checkpoint = tmp_path / "step-10"
-    shutil.copytree(folder["path"] / "killed" / "accelerate" / "step-10", checkpoint)
-    break_it(checkpoint / "geo_accel")
-    sites = (1, 1)
-    return run_workers([WORKER, *COMMON, "--out", str(tmp_path / "out"), "--resume", str(checkpoint)], sites)
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A checkpoint of two sites of one rank."""
+    """The folder of a run of two sites of one rank."""
     path = tmp_path_factory.mktemp("plain")
-    train(path / "killed", {"accelerate": COMMON}, (1, 1))
-    return {"path": path}
+    return train(path, {"run": COMMON}, (1, 1)) and path / "run"
+
+
+def copy_of(checkpoint, path, change):
+    """A copy to spoil; the folder's name says the step."""
+    shutil.copytree(checkpoint, path / checkpoint.name)
+    change(path / checkpoint.name)
+    return ["--resume", str(path / checkpoint.name)]
+
+
+def refused(finished):
+    assert finished.returncode == 2, finished.output[-3000:]
+    (line,) = error_lines(finished)
+    return line
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
 
 
 @pytest.mark.parametrize(
-    "break_it, problem",
+    "spoil, problem",
     [
-        (lambda state: (state / "rank-1.json").unlink(), "not of one step on all ranks (rank 0: 10, rank 1: None"),
-        (lambda state: (state / "rank-1.json").write_text("{"), "rank 1: rank-1.json is not readable"),
-        (lambda state: next(state.glob("site1.*.pt")).unlink(), "site1.step-10.pt is missing"),
+        (lambda folder: cut(folder / "geo_accel" / "site1.step-10.pt"), "site1 (rank 1): site1.step-10.pt is damaged"),
         (
-            lambda state: (state / "rank-0.json").write_text(
-                (state / "rank-0.json").read_text().replace('"transformer.wte": ', '"transformer.wte": 1')
-            ),
-            "the weights of transformer.wte are not those of step 10",
+            lambda folder: shutil.copy(folder.parent / "step-5.safetensors", folder / "model.safetensors"),
+            "are not those of step 10",
         ),
     ],
-    ids=["missing", "truncated", "incomplete", "other weights"],
+    ids=["cut off", "other weights"],
 )
-def test_a_spoilt_checkpoint_is_refused_in_one_line(plain, tmp_path, break_it, problem):
-    for finished in broken(plain, tmp_path, break_it):
-        assert finished.returncode == 2
-        lines = error_lines(finished)
-        assert len(lines) == 1 and problem in lines[0]
+def test_a_spoilt_checkpoint_is_refused_in_one_line(plain, tmp_path, spoil, problem):
+    shutil.copy(plain / "step-5" / "model.safetensors", tmp_path / "step-5.safetensors")
+    resume = copy_of(plain / "step-10", tmp_path, spoil)
+    for finished in run_workers([WORKER, *COMMON, "--out", str(tmp_path / "out"), *resume], (1, 1)):
+        assert problem in refused(finished)
+
+
+def test_with_another_number_of_sites_one_may_start_afresh_as_the_line_says(plain, tmp_path):
+    afresh = copy_of(plain / "step-10", tmp_path / "afresh", lambda folder: shutil.rmtree(folder / "geo_accel"))
+    as_it_is = copy_of(plain / "step-10", tmp_path / "whole", lambda folder: None)
+    first = [*COMMON, "--out", str(tmp_path / "out"), *afresh]
+    then = [*COMMON, "--out", str(tmp_path / "refused"), *as_it_is]
+    for finished in run_workers([WORKER, *first, "--and", *then], (1, 1, 1)):
+        line = refused(finished)
+        assert "saved by the sites site0 (rank 0), site1 (rank 1); this run has" in line
+        assert f"start afresh from its weights, move the folder {as_it_is[1]}/geo_accel away" in line
+    run = Run(tmp_path / "out")
+    assert run.is_agreed() and run.records[0]["summary"]["steps"] == 7
