@@ -14,6 +14,7 @@ from transformers.trainer_utils import SaveStrategy, get_last_checkpoint, has_le
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.metrics_seam import metrics_in_site
 from geo_accel.integrations.session import Session
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
 from geo_accel.integrations.trainer_saving import Saving
@@ -222,7 +223,10 @@ class GeoCallback(TrainerCallback):
             self._resume_from = _resolve(resume_from_checkpoint, self._trainer.args.output_dir)
             self._ignore_keys = ignore_keys_for_eval
             try:
-                with seam.training_collectives_in_site(self._session.site_group, lambda: self.engine is not None):
+                with (
+                    seam.training_collectives_in_site(self._session.site_group, lambda: self.engine is not None),
+                    metrics_in_site(self._trainer, self._session.site_group),
+                ):
                     return train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
             except SiteLostError as error:
                 raise SiteLostError(f"{error} {self._saving.save_survivor()}") from error

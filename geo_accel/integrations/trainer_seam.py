@@ -80,11 +80,11 @@ def writing(arguments: TrainingArguments, writes: bool, gathers: bool = False) -
         return is_main_process
 
     with ExitStack() as replaced:
-        replaced.enter_context(_replaced(type(arguments), "should_save", property(lambda self: writes)))
-        replaced.enter_context(_replaced(PreTrainedModel, "should_save_on_this_rank", should_save_on_this_rank))
+        replaced.enter_context(replacing(type(arguments), "should_save", property(lambda self: writes)))
+        replaced.enter_context(replacing(PreTrainedModel, "should_save_on_this_rank", should_save_on_this_rank))
         engine = sys.modules.get("deepspeed.runtime.engine")
         if engine is not None and writes and gathers:
-            replaced.enter_context(_replaced(engine, "dist", _AsFirstRank(engine.dist)))
+            replaced.enter_context(replacing(engine, "dist", _AsFirstRank(engine.dist)))
         yield
 
 
@@ -103,7 +103,8 @@ class _AsFirstRank(ModuleType):
 
 
 @contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+def replacing(owner: object, name: str, value: object) -> Iterator[None]:
+    """Inside the block `owner` has `value` by that name."""
     inherited, before = name not in vars(owner), vars(owner).get(name)
     setattr(owner, name, value)
     try:
@@ -131,6 +132,14 @@ def on_signals(trainer: Trainer, save_and_stop: Callable[[], None]) -> None:
             manager.execute_jit_checkpoint = execute
 
 
+def gathered(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The group's tensors one after the other along their first dimension; of scalars a vector."""
+    tensor = torch.atleast_1d(tensor.detach()).contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, tensor, group=group)
+    return torch.cat(parts)
+
+
 @contextmanager
 def training_collectives_in_site(
     group: dist.ProcessGroup, has_begun: Callable[[], bool] = lambda: False
@@ -149,19 +158,13 @@ def training_collectives_in_site(
             "it gathers logs. Install a version in the range that geo_accel's setup names."
         )
 
-    def gather(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().reshape(-1).contiguous()
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(gathered, tensor, group=group)
-        return torch.cat(gathered)
-
     def nested_gather(tensors: torch.Tensor, parallel_mode: object, name: str | None = None) -> torch.Tensor:
-        return gather(tensors)
+        return gathered(tensors.reshape(-1), group)
 
     def distributed_broadcast_scalars(
         scalars: list[float], num_total_examples: int | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
-        return gather(torch.tensor(scalars, dtype=torch.float32, device=device))
+        return gathered(torch.tensor(scalars, dtype=torch.float32, device=device), group)
 
     def deepspeed_load_checkpoint(*args: object, **kwargs: object) -> None:
         if has_begun():

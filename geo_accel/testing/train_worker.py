@@ -38,6 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--method", choices=("geo", "ddp", "local_sgd", "none", "average_first"), default="geo")
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--deepspeed", default=None, help="a DeepSpeed JSON file, whose geo_accel block counts")
+    parser.add_argument("--trl", choices=("sft", "dpo"), help="that trainer in place of Trainer")
     parser.add_argument("--model", default="gpt2")
     parser.add_argument("--optimizer", choices=("sgd", "adamw", "schedule_free"), default="sgd")
     parser.add_argument("--lr", type=float, default=0.1)
@@ -283,8 +284,8 @@ class Recorder(TrainerCallback):
             self.record["before_flush"] = fingerprint(kwargs["model"])
 
 
-class RecordingTrainer(Trainer):
-    """A subclass, as users have them."""
+class Recording:
+    """Mixed into a trainer: a subclass, as users have them."""
 
     record: dict
 
@@ -292,6 +293,10 @@ class RecordingTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         self.record["losses"].append(loss.item())
         return loss
+
+
+class RecordingTrainer(Recording, Trainer):
+    pass
 
 
 def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> None:
@@ -305,7 +310,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
     if options.deepspeed:
         PartialState(backend="gloo")
         strategies |= {"deepspeed": options.deepspeed, "accelerator_config": {"use_configured_state": True}}
-    arguments = TrainingArguments(
+    arguments = dict(
         output_dir=str(options.out / "trainer"),
         use_cpu=os.environ["ACCELERATE_USE_CPU"] == "true" and not options.deepspeed,
         ddp_backend="gloo",
@@ -324,13 +329,19 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         seed=options.seed,
         **({"save_strategy": "no"} | strategies),
     )
-    trainer = RecordingTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=build_data(options.model, options.examples, options.data_seed),
-        eval_dataset=build_data(options.model, 8, 1),
-        callbacks=[Recorder(options, record)],
-    )
+    callbacks = [Recorder(options, record)]
+    if options.trl:
+        from geo_accel.testing.trl_trainers import build  # trl takes seconds to import
+
+        trainer = build(options.trl, Recording, model, options.examples, arguments, callbacks=callbacks)
+    else:
+        trainer = RecordingTrainer(
+            model=model,
+            args=TrainingArguments(**arguments),
+            train_dataset=build_data(options.model, options.examples, options.data_seed),
+            eval_dataset=build_data(options.model, 8, 1),
+            callbacks=callbacks,
+        )
     trainer.record = record
     callback = None
     if options.method == "geo":

@@ -1,6 +1,10 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The few places that lean on what frameworks do not promise: they must break loudly, not silently."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.data_loader import DataLoaderDispatcher
@@ -8,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import trainer as trainer_module
 
+from geo_accel.integrations import metrics_seam
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
 from geo_accel.integrations.trainer_seam import NAMES, training_collectives_in_site
 
@@ -55,3 +60,28 @@ def test_a_loader_that_reads_for_everyone_is_refused():
 def test_private_data_needs_a_prepared_loader():
     with pytest.raises(ValueError, match="needs a prepared map-style dataloader"):
         deal_in_site(DataLoader([1, 2, 3]), None)
+
+
+@pytest.mark.parametrize(
+    "module, gathers",
+    [("sft", 6), ("dpo", 16), ("kto", 15), ("reward", 4)],  # those behind aux_loss_enabled and of packed data included
+)
+def test_trl_still_gathers_metrics_in_its_loss_and_nothing_else(module, gathers):
+    """metrics_in_site answers what these modules ask of their accelerator inside training_step."""
+    pytest.importorskip("trl")
+    assert metrics_seam.is_known(metrics_seam.installed())
+    source = Path(importlib.util.find_spec(f"trl.trainer.{module}_trainer").origin).read_text()
+    loss = source[source.index("    def _compute_loss" if "def _compute_loss" in source else "    def compute_loss") :]
+    assert f"trl.trainer.{module}_trainer" in metrics_seam.MODULES
+    assert len(re.findall(r"self\.accelerator\.gather(?:_for_metrics)?\(", loss)) == gathers
+    assert "accelerator.reduce(" not in source and " gather(" not in source
+
+
+@pytest.mark.parametrize("found, known", [("1.16.0", True), ("1.20", True), ("1.15.9", False), ("2.0.0", False)])
+def test_other_versions_of_trl_are_left_alone(monkeypatch, caplog, found, known):
+    monkeypatch.setattr(metrics_seam, "installed", lambda: found)
+    kind = type("SFTTrainer", (), {"training_step": lambda self: None, "__module__": metrics_seam.MODULES[0]})
+    trainer = kind()
+    with metrics_seam.metrics_in_site(trainer, None):
+        assert ("training_step" in vars(trainer)) is known
+    assert vars(trainer) == {} and bool(caplog.records) is not known
