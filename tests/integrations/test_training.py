@@ -15,19 +15,9 @@ def config(**sync):
 ADAM = ["--optimizer", "adamw", "--lr", "0.003", "--clip", "1.0"]
 BUSY = ["--integration", "trainer", *ADAM, "--steps", "11", "--accumulate", "2", "--config", config()]
 BUSY += ["--evaluate-every", "4", "--save-every", "4", "--load-best"]
-FREE = [
-    "--integration",
-    "trainer",
-    "--optimizer",
-    "schedule_free",
-    "--lr",
-    "0.01",
-    "--steps",
-    "10",
-    "--config",
-    config(),
-]
-FREE += ["--evaluate-every", "4", "--save-every", "6"]
+FREE = ["--integration", "trainer", "--optimizer", "schedule_free", "--lr", "0.01", "--steps", "10"]
+FREE += ["--evaluate-every", "4", "--save-every", "6", "--config", config()]
+FREE_RUNS = ["schedule-free", "schedule-free-resumed"]
 AUTO = json.dumps({"link": {"bandwidth_mbps": 200, "latency_ms": 1}})
 
 
