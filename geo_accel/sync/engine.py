@@ -286,7 +286,8 @@ class Engine:
     ) -> None:
         """Continues at step boundary `step` with weights that every site has just loaded alike."""
         assert not self._in_flight
-        self._rounds.reset_anchor()
+        with self._flush.in_training_form():
+            self._rounds.reset_anchor()
         self._rounds.outer.velocity = outer_state
         self.step_count = self._flushed_at = step
         self._drop_step()
