@@ -13,7 +13,7 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.cost import exchange_for
 from geo_accel.plan.plan import Piece
 from geo_accel.sync import exact_mean
-from geo_accel.sync.comparison import compare, first_difference
+from geo_accel.sync.comparison import compare, first_difference, quick_checksum
 from geo_accel.sync.eval_form import EvalForms
 from geo_accel.sync.masters import Masters
 from geo_accel.sync.rest import Entry, rest_of
@@ -82,7 +82,7 @@ class Flush:
 
     def _agree_on_the_rest(self, step: int, coefficients: tuple[float, ...]) -> None:
         entries = rest_of(self._model, self._masters.units) + self._eval_forms.entries()
-        prints, weights = [entry.fingerprint() for entry in entries], checksum([self._rounds.anchor])
+        prints, weights = [entry.fingerprint() for entry in entries], quick_checksum(self._rounds.anchor)
         verdict = self._rounds.beside(
             lambda swap: compare(self._transport, swap, entries, prints, weights), step
         ).result()

@@ -74,12 +74,12 @@ def test_bf16_autocast(precise):
     assert precise["bf16"].is_agreed()
 
 
-@pytest.mark.parametrize("name, times", [("busy", 3), ("schedule-free", 2)])
-def test_trainer_evaluates_the_agreed_model(pairs, name, times):
+@pytest.mark.parametrize("name", ["busy", "schedule-free"])
+def test_trainer_evaluates_the_agreed_model(pairs, name):
     """The same evaluation loss on both sites, to the last bit, and the best model is what is left."""
     histories = [[entry for entry in r["history"] if "eval_loss" in entry] for r in pairs[name].records]
     losses = [[entry["eval_loss"] for entry in history] for history in histories]
-    assert losses[0] == losses[1] and len(losses[0]) == times  # steps 4, 8 and, with "busy", 11
+    assert losses[0] == losses[1] and len(losses[0]) == 3  # steps 4, 8 and the last
 
 
 def test_a_schedule_free_run_goes_on_where_it_was(pairs):
