@@ -74,7 +74,8 @@ class Engine:
         """
         self.topology = transport.topology
         self.config = config
-        self.units = trained_units(model, (optimizer, *other_optimizers), says=self.topology.rank == 0)
+        optimizers = (optimizer, *other_optimizers)
+        self.units = trained_units(model, optimizers, says=self.topology.rank == 0)
         self.masters = masters(self.units, self.topology)
         require_same(control, self.topology, config, self.masters, facts, untrained_checksums(model, self.units))
         self._transport = transport
@@ -84,7 +85,7 @@ class Engine:
         self._rounds = Rounds(self.masters, transport, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
-        self._flush = Flush(model, self.masters, self._rounds, transport, control, self._optimizer)
+        self._flush = Flush(model, self.masters, self._rounds, transport, control, optimizers)
         self._is_last_micro_batch = is_last_micro_batch
         self._require_mode_fits(config.sync.mode)
         self._planning = Planning(
@@ -286,7 +287,8 @@ class Engine:
     ) -> None:
         """Continues at step boundary `step` with weights that every site has just loaded alike."""
         assert not self._in_flight
-        self._rounds.reset_anchor()
+        with self._flush.in_training_form():
+            self._rounds.reset_anchor()
         self._rounds.outer.velocity = outer_state
         self.step_count = self._flushed_at = step
         self._drop_step()

@@ -6,7 +6,7 @@ anchors know the training form; after a flush sites must be alike in both, so th
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -15,32 +15,51 @@ from geo_accel.sync.rest import Entry
 from geo_accel.units import Unit
 
 
-class EvalForm:
-    """The second form of one optimizer's weights; nothing at all for an optimizer without `train()` and `eval()`."""
+class EvalForms:
+    """The second form of one model's weights, where any of its optimizers has `train()` and `eval()`."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer | None, units: Sequence[Unit]) -> None:
-        """`optimizer` is torch's own or a like, not a wrapper of Accelerate's.
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer | None], units: Sequence[Unit]) -> None:
+        """`optimizers` are torch's own or alike, or wrappers with such a one as `optimizer`; each counts once.
 
-        Raises ValueError for one with two forms whose parameters are not the model's own (DeepSpeed's masters).
+        Raises ValueError for one with two forms, where none of them has the model's own parameters (but DeepSpeed's
+        masters).
         """
-        two = all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
-        self._optimizer = optimizer if two else None
-        self._parameters = [named for unit in units for named in unit.parameters]
-        self._keys: tuple[str, ...] | None = None
-        if two:
-            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            if not any(id(parameter) in held for _, parameter in self._parameters):
-                raise ValueError(
-                    f"{type(optimizer).__name__} keeps other weights for training than for use, and here they are not "
-                    "the model's own: sites would not agree. Use it without DeepSpeed, or another optimizer."
-                )
+        own = {id(o): o for o in (getattr(one, "optimizer", one) for one in optimizers) if o is not None}.values()
+        two = [one for one in own if all(callable(getattr(one, name, None)) for name in ("train", "eval"))]
+        named = [(name, parameter) for unit in units for name, parameter in unit.parameters]
+        held = {id(one): {id(p) for group in one.param_groups for p in group["params"]} for one in own}
+        if two and not any(id(parameter) in ids for ids in held.values() for _, parameter in named):
+            raise ValueError(
+                f"{type(two[0]).__name__} keeps other weights for training than for use, and here they are not the "
+                "model's own: sites would not agree. Use it without DeepSpeed, or another optimizer."
+            )
+        self._forms = [
+            _EvalForm(one, [named_one for named_one in named if id(named_one[1]) in held[id(one)]]) for one in two
+        ]
 
     @contextmanager
     def in_training_form(self) -> Iterator[None]:
         """Inside the block the parameters are as they are trained; afterwards they are what they were before."""
-        if self._optimizer is None:
+        with ExitStack() as stack:
+            for form in self._forms:
+                stack.enter_context(form.in_training_form())
             yield
-            return
+
+    def entries(self) -> list[Entry]:
+        """What the form for use is computed from besides the weights, by parameter; to be asked in training form."""
+        return [entry for form in self._forms for entry in form.entries()]
+
+
+class _EvalForm:
+    """One optimizer's, for those of the model's parameters that it has."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._keys: tuple[str, ...] | None = None
+
+    @contextmanager
+    def in_training_form(self) -> Iterator[None]:
         before = self._sums()
         self._optimizer.train()
         # Nothing public says which form it was in; what was changed says it.
@@ -52,9 +71,6 @@ class EvalForm:
                 self._optimizer.eval()
 
     def entries(self) -> list[Entry]:
-        """What the form for use is computed from besides the weights, by parameter; to be asked in training form."""
-        if self._optimizer is None:
-            return []
         if self._keys is None:
             self._keys = self._find_keys()
         state = self._optimizer.state
@@ -67,9 +83,10 @@ class EvalForm:
             found.append(Entry(name=f"the optimizer's state of {name}", tensors=tensors, forget=forget))
         return found
 
+    @torch.no_grad()
     def _sums(self) -> list[float]:
-        with torch.no_grad():
-            return torch.stack([parameter.sum(dtype=torch.float64) for _, parameter in self._parameters]).tolist()
+        sums = [parameter.sum(dtype=torch.float64) for _, parameter in self._parameters]
+        return torch.stack(sums).tolist() if sums else []
 
     @torch.no_grad()
     def _find_keys(self) -> tuple[str, ...] | None:

@@ -13,8 +13,8 @@ from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.cost import exchange_for
 from geo_accel.plan.plan import Piece
 from geo_accel.sync import exact_mean
-from geo_accel.sync.comparison import compare, first_difference
-from geo_accel.sync.eval_form import EvalForm
+from geo_accel.sync.comparison import compare, first_difference, quick_checksum
+from geo_accel.sync.eval_form import EvalForms
 from geo_accel.sync.masters import Masters
 from geo_accel.sync.rest import Entry, rest_of
 from geo_accel.sync.rounds import Round, Rounds
@@ -44,21 +44,21 @@ class Flush:
         rounds: Rounds,
         transport: GlooTransport,
         control: ControlPlane,
-        optimizer: torch.optim.Optimizer | None,
+        optimizers: Sequence[torch.optim.Optimizer | None],
     ) -> None:
-        """Raises ValueError for an optimizer whose form for use sites could not agree on."""
+        """Raises ValueError for one of the model's `optimizers` whose form for use sites could not agree on."""
         self._model = model
         self._masters = masters
         self._rounds = rounds
         self._transport = transport
         self._topology = transport.topology
         self._control = control
-        self._eval_form = EvalForm(optimizer, masters.units)
+        self._eval_forms = EvalForms(optimizers, masters.units)
         self._told: set[str] = set()
 
     def in_training_form(self) -> AbstractContextManager[None]:
         """A block in which the weights are as rounds know them, whichever form of them is wanted for use."""
-        return self._eval_form.in_training_form()
+        return self._eval_forms.in_training_form()
 
     def run(self, step: int, coefficients: Sequence[float]) -> None:
         """Training thread, at step boundary `step`, in training form and with nothing in flight. Collective.
@@ -81,8 +81,8 @@ class Flush:
         self._agree_on_the_rest(step, tuple(coefficients))
 
     def _agree_on_the_rest(self, step: int, coefficients: tuple[float, ...]) -> None:
-        entries = rest_of(self._model, self._masters.units) + self._eval_form.entries()
-        prints, weights = [entry.fingerprint() for entry in entries], checksum([self._rounds.anchor])
+        entries = rest_of(self._model, self._masters.units) + self._eval_forms.entries()
+        prints, weights = [entry.fingerprint() for entry in entries], quick_checksum(self._rounds.anchor)
         verdict = self._rounds.beside(
             lambda swap: compare(self._transport, swap, entries, prints, weights), step
         ).result()

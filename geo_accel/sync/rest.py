@@ -54,7 +54,11 @@ class Entry:
 
     def fingerprint(self) -> int:
         """CRC-32 of its bytes, or of those of a sample; LACKING where it has none."""
-        return checksum(_sample(tensor) if self.sampled else tensor for tensor in self.tensors) if self.tensors else -1
+        return (
+            checksum(_sample(tensor) if self.sampled else tensor for tensor in self.tensors)
+            if self.tensors
+            else LACKING
+        )
 
 
 def rest_of(model: nn.Module, units: Sequence[Unit]) -> list[Entry]:

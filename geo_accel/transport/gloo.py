@@ -202,7 +202,7 @@ class GlooTransport:
         """What any rank of the site has set among `bits`. Collective inside the site."""
         if len(self.topology.site.ranks) == 1:
             return bits
-        told = torch.tensor([bits])
+        told = torch.tensor([bits], dtype=torch.int64, device="cpu")
         with self._inside_site():
             dist.all_reduce(told, op=dist.ReduceOp.BOR, group=self._site_group)
         return int(told)

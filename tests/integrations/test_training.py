@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from geo_accel.testing.runs import train, windows_without
+from geo_accel.testing.runs import distance, train, windows_without
 
 
 def config(**sync):
@@ -15,29 +15,21 @@ def config(**sync):
 ADAM = ["--optimizer", "adamw", "--lr", "0.003", "--clip", "1.0"]
 BUSY = ["--integration", "trainer", *ADAM, "--steps", "11", "--accumulate", "2", "--config", config()]
 BUSY += ["--evaluate-every", "4", "--save-every", "4", "--load-best"]
-FREE = [
-    "--integration",
-    "trainer",
-    "--optimizer",
-    "schedule_free",
-    "--lr",
-    "0.01",
-    "--steps",
-    "10",
-    "--config",
-    config(),
-]
-FREE += ["--evaluate-every", "4", "--save-every", "6"]
+FREE = ["--integration", "trainer", "--optimizer", "schedule_free", "--lr", "0.01", "--steps", "10"]
+FREE += ["--evaluate-every", "4", "--save-every", "6", "--config", config()]
+FREE_RUNS = ["schedule-free", "schedule-free-resumed"]
 AUTO = json.dumps({"link": {"bandwidth_mbps": 200, "latency_ms": 1}})
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairs")
     return train(
-        tmp_path_factory.mktemp("pairs"),
+        out,
         {
             "busy": BUSY,
             "schedule-free": FREE,
+            "schedule-free-resumed": [*FREE, "--resume", str(out / "schedule-free" / "trainer" / "checkpoint-6")],
             "llama": [*ADAM, "--model", "llama", "--steps", "8", "--config", config()],
             "lora": [*ADAM, "--model", "lora", "--steps", "8", "--config", config()],
             "resnet": [*ADAM, "--model", "resnet", "--steps", "8", "--config", config()],
@@ -64,14 +56,12 @@ def squares(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", ["busy", "schedule-free", "llama", "lora", "resnet", "auto", "auto-stated"])
+@pytest.mark.parametrize("name", ["busy", *FREE_RUNS, "llama", "lora", "resnet", "auto", "auto-stated"])
 def test_sites_end_with_the_same_bits_and_no_traffic_but_the_plans(pairs, name):
     run = pairs[name]
     assert run.is_agreed()
-    if name not in (
-        "busy",
-        "schedule-free",
-    ):  # evaluation and best-model checkpoints talk to everyone, as Trainer does
+    # Evaluation and best-model checkpoints talk to everyone, as Trainer does.
+    if name not in ("busy", *FREE_RUNS):
         assert [record["world_collectives"] for record in run.records] == [0, 0]
 
 
@@ -84,12 +74,16 @@ def test_bf16_autocast(precise):
     assert precise["bf16"].is_agreed()
 
 
-@pytest.mark.parametrize("name, times", [("busy", 3), ("schedule-free", 2)])
-def test_trainer_evaluates_the_agreed_model(pairs, name, times):
+@pytest.mark.parametrize("name", ["busy", "schedule-free"])
+def test_trainer_evaluates_the_agreed_model(pairs, name):
     """The same evaluation loss on both sites, to the last bit, and the best model is what is left."""
     histories = [[entry for entry in r["history"] if "eval_loss" in entry] for r in pairs[name].records]
     losses = [[entry["eval_loss"] for entry in history] for history in histories]
-    assert losses[0] == losses[1] and len(losses[0]) == times  # steps 4, 8 and, with "busy", 11
+    assert losses[0] == losses[1] and len(losses[0]) == 3  # steps 4, 8 and the last
+
+
+def test_a_schedule_free_run_goes_on_where_it_was(pairs):
+    assert distance(pairs["schedule-free"], pairs["schedule-free-resumed"]) == 0
 
 
 def test_trainer_logs_what_synchronisation_costs(pairs):

@@ -1,7 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import pytest
 import torch
 
-from geo_accel.sync.comparison import compare
+from geo_accel.sync.comparison import compare, quick_checksum
 from geo_accel.sync.rest import LACKING, Entry
 from tests.transport.memory import message, on_all_sites
 
@@ -37,3 +38,14 @@ def test_weights_and_names_are_told_apart():
     assert all(verdict.weights and not verdict.kinds for verdict, _ in verdicts([(["a"], [1], 3), (["a"], [1], 4)]))
     for verdict, sent in verdicts([(["a"], [1], 3), (["a", "b"], [1, 2], 3)]):
         assert verdict.kinds and not any(verdict.odd) and sent == [24]  # lists of unlike lengths are never sent
+
+
+@pytest.mark.parametrize("numel", [0, 1, 4095, 4096, 10_001])
+def test_any_changed_value_changes_the_quick_checksum(numel):
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+    before = quick_checksum(values)
+    assert quick_checksum(values.clone()) == before
+    for place in {0, numel // 2, numel - 1} if numel else ():
+        changed = values.clone()
+        changed[place] = torch.nextafter(changed[place], torch.tensor(9.0))
+        assert quick_checksum(changed) != before

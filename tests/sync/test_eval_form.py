@@ -8,7 +8,7 @@ import schedulefree
 import torch
 from torch import nn
 
-from geo_accel.sync.eval_form import EvalForm
+from geo_accel.sync.eval_form import EvalForms
 from geo_accel.units import find_units
 
 
@@ -53,7 +53,7 @@ def test_what_the_form_for_use_reads_is_all_that_it_needs(kind):
 
 
 def entries(optimizer, model):
-    return EvalForm(optimizer, find_units(model)).entries()
+    return EvalForms([optimizer], find_units(model)).entries()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -61,7 +61,7 @@ def test_finding_out_changes_nothing(kind):
     model, optimizer = trained(kind)
     before, state = weights(model), copy.deepcopy(optimizer.state_dict())
     groups = [id(group) for group in optimizer.param_groups]
-    EvalForm(optimizer, find_units(model)).entries()
+    EvalForms([optimizer], find_units(model)).entries()
     after = optimizer.state_dict()
     assert torch.equal(weights(model), before) and [id(group) for group in optimizer.param_groups] == groups
     assert after["param_groups"] == state["param_groups"]
@@ -73,7 +73,7 @@ def test_finding_out_changes_nothing(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_weights_come_back_in_the_form_that_they_had(kind):
     model, optimizer = trained(kind)
-    form, trains = EvalForm(optimizer, find_units(model)), weights(model)
+    form, trains = EvalForms([optimizer], find_units(model)), weights(model)
     with form.in_training_form():
         assert torch.equal(weights(model), trains)
     assert torch.equal(weights(model), trains)
@@ -89,10 +89,10 @@ def test_weights_come_back_in_the_form_that_they_had(kind):
 
 def test_other_optimizers_have_one_form():
     model, optimizer = trained_by_adamw()
-    form = EvalForm(optimizer, find_units(model))
+    form = EvalForms([optimizer], find_units(model))
     with form.in_training_form():
         assert form.entries() == []
-    with EvalForm(None, find_units(model)).in_training_form():
+    with EvalForms([None], find_units(model)).in_training_form():
         pass
 
 
@@ -103,7 +103,7 @@ def trained_by_adamw():
 
 def test_before_the_first_step_nothing_is_held():
     model, optimizer = trained(schedulefree.AdamWScheduleFree, steps=0)
-    form = EvalForm(optimizer, find_units(model))
+    form = EvalForms([optimizer], find_units(model))
     assert [entry.tensors for entry in form.entries()] == [()] * 4
     assert all(entry.fingerprint() == -1 for entry in form.entries())
 
@@ -112,7 +112,7 @@ def test_masters_of_somebody_elses_are_refused():
     model = nn.Linear(3, 3)
     optimizer = schedulefree.AdamWScheduleFree([torch.nn.Parameter(torch.zeros(12))])
     with pytest.raises(ValueError, match="AdamWScheduleFree keeps other weights for training than for use"):
-        EvalForm(optimizer, find_units(model))
+        EvalForms([optimizer], find_units(model))
 
 
 class Hiding(torch.optim.SGD):
@@ -133,4 +133,20 @@ def test_a_form_for_use_that_follows_from_no_state_is_refused():
     model(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     with pytest.raises(ValueError, match=r"Hiding.eval\(\) changes the weights by something that is not in its state"):
-        EvalForm(optimizer, find_units(model)).entries()
+        EvalForms([optimizer], find_units(model)).entries()
+
+
+def test_each_of_two_optimizers_has_its_own_form():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    free = schedulefree.SGDScheduleFree(model[0].parameters(), lr=0.1)
+    plain = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    forms = EvalForms([plain, free, free], find_units(model))
+    free.train()
+    for _ in range(3):
+        model(torch.randn(5, 6)).square().sum().backward()
+        free.step()
+        plain.step()
+    with forms.in_training_form():
+        names = [entry.name.split()[-1] for entry in forms.entries()]
+    assert sorted(names) == ["0.bias", "0.weight"]
