@@ -85,7 +85,9 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     if load > _QUIET_LOAD:
         course.notes.append(f"this machine was busy when the demo began (load {load:.1f}): its figures are disturbed")
     period = course.plan["period"]
-    figures = {method: measure(course.runs[method], setting.warmup, period) for method in METHODS}
+    figures = {
+        method: measure(method, course.runs[method], course.turns, setting.warmup, period) for method in METHODS
+    }
     shutil.move(work / "model", results / "model")
     material.tokenizer.save_pretrained(results / "model")
     summary = summarise(setting, material, course, figures, place, time.monotonic() - began)
@@ -98,7 +100,7 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
         f"{plan['delay']} step(s) later; the exact average at the end took {geo['flush_s']:.1f} s",
         highlight=False,
     )
-    console.print(targets_table(targets(figures)))
+    console.print(targets_table(targets(figures, summary["ddp_eval_loss_by_step"])))
     for note in course.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     text = generate(results / "model")

@@ -28,11 +28,11 @@ def results_table(figures: Mapping[str, Figures], title: str) -> Table:
         table.add_row(
             name,
             f"{one.step_s:.3f}",
-            f"{figures['none'].step_s / one.step_s:.3f}",
+            f"{one.efficiency:.3f}",
             f"{one.wan_bytes_per_step / 1e6:.2f}",
             f"{one.eval_loss:.3f}",
-            f"{figures['ddp'].step_s / one.step_s:.2f} ×",
-            f"{figures['local_sgd'].step_s / one.step_s:.2f} ×",
+            f"{one.efficiency / figures['ddp'].efficiency:.2f} ×",
+            f"{one.efficiency / figures['local_sgd'].efficiency:.2f} ×",
             style="bold" if method == "geo" else None,
         )
     return table
