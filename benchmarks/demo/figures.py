@@ -118,11 +118,16 @@ def targets(figures: Mapping[str, Figures], checks: Sequence[tuple[int, float]])
     ]
 
 
-def loss_curve(run: Run, width: int = 8) -> tuple[list[float], list[float]]:
-    """Seconds since the first step began, and the training loss: mean over sites and over the last `width` steps."""
+def loss_curve(run: Run, step_s: float, warmup: int, width: int = 8) -> tuple[list[float], list[float]]:
+    """Seconds since the first step began, and the training loss: mean over sites and over the last `width` steps.
+
+    Seconds are the run's own, stretched alike so that a step after the warm-up takes `step_s` on average: the runs of
+    two methods have not seen the same machine, the turns in which `step_s` was measured have.
+    """
     start = min(recording["boundaries"][0] for recording in run.recordings)
     steps = range(1, len(run.recordings[0]["boundaries"]))
     seconds = [max(recording["boundaries"][step] for recording in run.recordings) - start for step in steps]
+    stretch = step_s * (len(seconds) - warmup) / (seconds[-1] - (seconds[warmup - 1] if warmup else 0.0))
     losses = [fmean(one) for one in zip(*(recording["losses"] for recording in run.recordings), strict=True)]
     smooth = [fmean(losses[max(0, i + 1 - width) : i + 1]) for i in range(len(losses))]
-    return seconds, smooth
+    return [stretch * second for second in seconds], smooth

@@ -35,7 +35,7 @@ def draw(
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
         _bars(bars, figures)
-        _losses(losses, course)
+        _losses(losses, course, figures, setting.warmup)
         _timeline(bottom.subplots(), setting, course, traces)
         figure.suptitle(
             f"Training GPT-2 ({parameters / 1e6:.1f} M parameters) on {setting.sites} sites joined at "
@@ -68,16 +68,16 @@ def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
     axes.set_title("Step time")
 
 
-def _losses(axes: Axes, course: Course) -> None:
+def _losses(axes: Axes, course: Course, figures: Mapping[str, Figures], warmup: int) -> None:
     for method, name in METHODS.items():
-        seconds, losses = loss_curve(course.runs[method])
+        seconds, losses = loss_curve(course.runs[method], figures[method].step_s, warmup)
         axes.plot(seconds, losses, color=COLOURS[method], ls=LINES[method], lw=2, label=name)
         axes.plot(seconds[-1], losses[-1], "o", color=COLOURS[method], ms=5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("seconds since the first step (logarithmic)")
+    axes.set_xlabel("seconds since the first step, at the step times on the left (logarithmic)")
     axes.set_ylabel("training loss, nats per token")
-    axes.set_title("Loss against wall-clock time (mean over sites and 8 steps)")
+    axes.set_title("Loss against time (mean over sites and 8 steps)")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
 

@@ -130,6 +130,12 @@ def test_turns_are_as_many_as_there_is_time_for():
 def test_loss_curve_is_a_mean_over_sites_and_last_steps():
     run = make_run([[1.0] * 4, [2.0] * 4])
     run.recordings[0]["losses"], run.recordings[1]["losses"] = [4.0, 2.0, 0.0, 0.0], [4.0, 4.0, 2.0, 0.0]
-    seconds, losses = loss_curve(run, width=2)
+    seconds, losses = loss_curve(run, step_s=2.0, warmup=0, width=2)
     assert seconds == pytest.approx([2.0, 4.0, 6.0, 8.0])
     assert losses == pytest.approx([4.0, 3.5, 2.0, 0.5])
+
+
+def test_loss_curve_takes_the_time_of_the_turns_not_of_a_run_in_a_better_minute():
+    run = make_run([[1.5, 0.5, 0.5, 0.5]] * 2)
+    seconds, _ = loss_curve(run, step_s=1.0, warmup=1)
+    assert seconds == pytest.approx([3.0, 4.0, 5.0, 6.0])
