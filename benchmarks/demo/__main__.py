@@ -1,9 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Fine-tunes a small GPT-2 on two emulated sites by four methods and compares them: `python -m benchmarks.demo`.
+"""Trains a small GPT-2 on two emulated sites by four methods and compares them: `python -m benchmarks.demo`.
 
-Writes runs/demo/summary.json, report.png and model/. DEMO_QUICK=1 gives a shorter version with fewer steps. Exits
-with 0 whether or not the targets held, 1 if a run failed, 2 if this machine cannot emulate a network, and 130 after
-Ctrl-C.
+Writes runs/demo/summary.json, table.md, report.png and model/. DEMO_QUICK=1 gives a shorter version with fewer steps.
+Exits with 0 whether or not the targets held, 1 if a run failed, 2 if this machine cannot emulate a network, and 130
+after Ctrl-C.
 """
 
 import json
@@ -26,8 +26,9 @@ from benchmarks.demo.report import draw
 from benchmarks.demo.runs import RunFailed
 from benchmarks.demo.setting import FULL, METHODS, QUICK, Setting
 from benchmarks.demo.summary import summarise
-from benchmarks.demo.tables import results_table, targets_table
+from benchmarks.demo.tables import HEADINGS, results_table, rows, targets_table
 from benchmarks.environment import machine
+from benchmarks.tables import as_markdown
 from geo_accel.lab import why_unavailable
 
 RESULTS = Path("runs/demo")
@@ -69,7 +70,7 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     work = results / "work"
     for folder in (work, results / "model"):
         shutil.rmtree(folder, ignore_errors=True)
-    for file in ("summary.json", "report.png"):
+    for file in ("summary.json", "table.md", "report.png"):
         (results / file).unlink(missing_ok=True)
     work.mkdir(parents=True)
     work = work.resolve()
@@ -85,11 +86,14 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
     if load > _QUIET_LOAD:
         course.notes.append(f"this machine was busy when the demo began (load {load:.1f}): its figures are disturbed")
     period = course.plan["period"]
-    figures = {method: measure(course.runs[method], setting.warmup, period) for method in METHODS}
+    figures = {
+        method: measure(method, course.runs[method], course.turns, setting.warmup, period) for method in METHODS
+    }
     shutil.move(work / "model", results / "model")
     material.tokenizer.save_pretrained(results / "model")
     summary = summarise(setting, material, course, figures, place, time.monotonic() - began)
     (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (results / "table.md").write_text(as_markdown(HEADINGS, rows(figures)))
 
     plan, geo = course.plan, summary["geo"]
     console.print(results_table(figures, f"{setting.sites} sites, {setting.bandwidth_mbps:g} Mbit/s"))
@@ -98,7 +102,7 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
         f"{plan['delay']} step(s) later; the exact average at the end took {geo['flush_s']:.1f} s",
         highlight=False,
     )
-    console.print(targets_table(targets(figures)))
+    console.print(targets_table(targets(figures, summary["ddp_eval_loss_by_step"])))
     for note in course.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     text = generate(results / "model")

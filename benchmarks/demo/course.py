@@ -1,34 +1,36 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The course of the demo: which runs, in which order, and what each is told.
 
-geo_accel goes first, because LocalSGD gets the period that geo_accel chose. Then, as often as time allows, no
-communication and geo_accel are run again, shortly and in alternating order, because the speed of a machine drifts and
-their ratio is what the demo is about.
+geo_accel goes first, because LocalSGD gets the period that geo_accel chose. These runs say what each method learns and
+sends. What a step takes is measured afterwards in one run, in which all of them take turns (`turns.py`).
 """
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from benchmarks.demo.progress import Bars
-from benchmarks.demo.runs import Run, run_method
-from benchmarks.demo.setting import METHODS, Setting
+from benchmarks.demo.runs import NAMES, Run, run_method
+from benchmarks.demo.setting import LEAST_TURNS, METHODS, TURNS, Setting
 
-# The lab measures its links before each run, in seconds.
-_PROBE_S = 4.0
+# The lab measures its links before each run, and a run starts and ends, in seconds.
+_STARTING_S = 20.0
 # Reading the results, drawing and generating at the end, in seconds.
 _ENDING_S = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """All runs that count."""
+    """All runs."""
 
-    runs: dict[str, list[Run]]
-    """By method, first ones first."""
+    runs: dict[str, Run]
+    """By method."""
+    turns: Run
+    """The one in which all methods take turns."""
     plan: dict
-    """geo_accel's."""
+    """geo_accel's first, which the turns keep."""
     notes: list[str]
     """What a reader of the figures should know, one line each."""
 
@@ -38,68 +40,52 @@ def compare(setting: Setting, folder: Path, bars: Bars, began: float) -> Course:
 
     Leaves geo_accel's trained model in `folder`/model and its traces in `folder`/trace. Raises as `run_method` does.
     """
-    first = ["geo", "none", "ddp", "local_sgd"]
-    # B A A B B A: whatever drifts evenly meets both alike.
-    pairs = [("none", "geo") if number % 2 else ("geo", "none") for number in range(1, setting.pairs + 1)]
-    labels = {(method, number): f"{method}-{number + 2}" for number, pair in enumerate(pairs) for method in pair}
-    for method in first:
+    order = ["geo", "none", "ddp", "local_sgd"]
+    for method in order:
         bars.plan(method, method, METHODS[method], setting.steps)
-    for (method, number), label in labels.items():
-        bars.plan(label, method, f"{METHODS[method]}, run {number + 2}", setting.pair_steps)
+    bars.plan(TURNS, TURNS, "all in turns", setting.turns)
 
-    def run(method: str, label: str, steps: int, **how: object) -> Run:
-        on_step = bars.begin(label, steps)
-        done = run_method(setting, method, folder, steps=steps, label=label, on_step=on_step, since=began, **how)
-        bars.end(label, _told(done, setting.warmup))
+    def run(method: str, steps: int, **how: object) -> Run:
+        on_step = bars.begin(method, steps)
+        done = run_method(setting, method, folder, steps=steps, label=method, on_step=on_step, since=began, **how)
+        bars.end(method, _told(done, setting.warmup))
         return done
 
-    geo = run("geo", "geo", setting.steps, trace=folder / "trace", save=folder / "model")
-    plan = geo.recordings[0]["geo"]["plan"]
-    steps = len(geo.recordings[0]["losses"])
-    runs = {"geo": [geo]}
-    for method in first[1:]:
-        runs[method] = [run(method, method, steps, period=plan["period"] if method == "local_sgd" else None)]
-    notes = sorted({note for one in runs.values() for note in one[0].notes})
+    runs = {"geo": run("geo", setting.steps, trace=folder / "trace", save=folder / "model")}
+    plan = runs["geo"].recordings[0]["geo"]["plan"]
+    steps = len(runs["geo"].recordings[0]["losses"])
+    for method in order[1:]:
+        runs[method] = run(method, steps, period=plan["period"] if method == "local_sgd" else None)
 
-    pair_steps = max(setting.pair_steps, setting.warmup + 2 * plan["period"])
-    pair_s = sum(runs[method][0].duration_s + _PROBE_S for method in ("none", "geo"))
-    for number, pair in enumerate(pairs):
-        if time.monotonic() - began + pair_s + _ENDING_S > setting.budget_s:
-            for left in range(number, len(pairs)):
-                for method in pair:
-                    bars.drop(labels[method, left])
-            notes.append(f"{len(pairs) - number} of {len(pairs)} repetitions were left out for lack of time")
-            break
-        begun = time.monotonic()
-        again = {
-            method: run(
-                method, labels[method, number], pair_steps, geo_config=as_config(plan) if method == "geo" else None
-            )
-            for method in pair
-        }
-        pair_s = time.monotonic() - begun
-        if again["geo"].recordings[0]["geo"]["plan"]["rounds"] != plan["rounds"]:
-            notes.append("a repetition does not count: its plan was not the first one")
-            continue
-        for method, one in again.items():
-            runs[method].append(one)
-    return Course(runs=runs, plan=plan, notes=notes)
+    seconds = {method: step_s(one, setting.warmup) for method, one in runs.items()}
+    left_s = setting.budget_s - _ENDING_S - (time.monotonic() - began)
+    count = turns_that_fit(setting, seconds, plan["period"], left_s)
+    file = folder / "plan.json"
+    file.write_text(json.dumps(plan))
+    turns = run(TURNS, count, plan=file)
+    notes = sorted({note for one in (*runs.values(), turns) for note in one.notes})
+    if count < setting.turns:
+        notes.append(f"{setting.turns - count} of {setting.turns} turns were left out for lack of time")
+    return Course(runs=runs, turns=turns, plan=plan, notes=notes)
 
 
-def as_config(plan: dict) -> dict:
-    """The settings that lead to this plan again: the repetition times the same plan, not another choice."""
-    return {
-        "sync": {key: plan[key] for key in ("mode", "period", "schedule", "delay")},
-        "compression": {"codec": plan["codec"]},
-    }
+def turns_that_fit(setting: Setting, seconds: Mapping[str, float], period: int, left_s: float) -> int:
+    """How many turns `left_s` seconds are enough for, by the seconds of each method's step; LEAST_TURNS at least."""
+    pair_s = (period + 1) * (seconds["none"] + seconds["geo"])
+    others_s = (period + 1) * seconds["local_sgd"] + 3 * seconds["ddp"]
+    fitting = int((left_s - _STARTING_S) / (pair_s + others_s / setting.others_every))
+    return max(min(setting.turns, LEAST_TURNS), min(setting.turns, fitting))
+
+
+def step_s(run: Run, warmup: int) -> float:
+    """The mean seconds of a step after the warm-up, on the slower site."""
+    ends = [recording["boundaries"] for recording in run.recordings]
+    return max((boundaries[-1] - boundaries[warmup]) / (len(boundaries) - 1 - warmup) for boundaries in ends)
 
 
 def _told(run: Run, warmup: int) -> str:
     """One line about a finished run."""
-    steps = []
-    for recording in run.recordings:
-        boundaries = recording["boundaries"]
-        steps.append(median(b - a for a, b in zip(boundaries[warmup:-1], boundaries[warmup + 1 :], strict=True)))
+    if run.method == TURNS:
+        return f"{NAMES[run.method]}: {len(run.recordings[0]['turns'])} turns in {run.duration_s:.0f} s"
     count = len(run.recordings[0]["losses"])
-    line = f"{METHODS[run.method]}: {count} steps in {run.duration_s:.0f} s, median step {max(steps):.3f} s"
-    return line
+    return f"{NAMES[run.method]}: {count} steps in {run.duration_s:.0f} s, {step_s(run, warmup):.3f} s each"

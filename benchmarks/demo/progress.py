@@ -6,8 +6,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-# Seconds a step takes on the machine the demo was made on; and what starting and ending a run takes.
-_STEP_S = {"none": 0.4, "ddp": 3.2, "local_sgd": 1.0, "geo": 0.4}
+# Seconds a step, or a turn, takes on the machine the demo was made on; and what starting and ending a run takes.
+_STEP_S = {"none": 0.4, "ddp": 3.2, "local_sgd": 1.0, "geo": 0.4, "turns": 8.0}
 _START_S = 12.0
 
 

@@ -35,10 +35,10 @@ def draw(
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
         _bars(bars, figures)
-        _losses(losses, course)
+        _losses(losses, course, figures, setting.warmup)
         _timeline(bottom.subplots(), setting, course, traces)
         figure.suptitle(
-            f"Fine-tuning GPT-2 ({parameters / 1e6:.1f} M parameters) on {setting.sites} sites joined at "
+            f"Training GPT-2 ({parameters / 1e6:.1f} M parameters) on {setting.sites} sites joined at "
             f"{setting.bandwidth_mbps:g} Mbit/s: same data, seeds and tokens for every method",
             x=0.01,
             ha="left",
@@ -60,30 +60,30 @@ def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
         one = figures[method]
         text = f"  {one.step_s:.3f} s"
         if method != "none":
-            text += f"\n  efficiency {figures['none'].step_s / one.step_s:.2f}"
+            text += f"\n  efficiency {one.efficiency:.3f}"
         axes.text(max(one.step_s, one.high_s), row, text, va="center")
     axes.invert_yaxis()
     axes.set_xlim(0, max(figures[method].high_s for method in METHODS) * 1.38)
-    axes.set_xlabel("seconds per step (median; line: quartiles of periods)")
+    axes.set_xlabel("seconds per step (median; line: quartiles of turns)")
     axes.set_title("Step time")
 
 
-def _losses(axes: Axes, course: Course) -> None:
+def _losses(axes: Axes, course: Course, figures: Mapping[str, Figures], warmup: int) -> None:
     for method, name in METHODS.items():
-        seconds, losses = loss_curve(course.runs[method][0])
+        seconds, losses = loss_curve(course.runs[method], figures[method].step_s, warmup)
         axes.plot(seconds, losses, color=COLOURS[method], ls=LINES[method], lw=2, label=name)
         axes.plot(seconds[-1], losses[-1], "o", color=COLOURS[method], ms=5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("seconds since the first step (logarithmic)")
+    axes.set_xlabel("seconds since the first step, at the step times on the left (logarithmic)")
     axes.set_ylabel("training loss, nats per token")
-    axes.set_title("Loss against wall-clock time (mean over sites and 8 steps)")
+    axes.set_title("Loss against time (mean over sites and 8 steps)")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
 
 
 def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> None:
-    geo, plan = course.runs["geo"][0].recordings[0]["geo"], course.plan
+    geo, plan = course.runs["geo"].recordings[0]["geo"], course.plan
     first, last = setting.window(geo["adopted"], plan["period"])
     zero, length, ticks, labels, waited = None, 0.0, [], [], []
     for site in range(setting.sites):

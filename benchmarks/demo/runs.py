@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.demo.setting import METHODS, Setting
+from benchmarks.demo.setting import METHODS, TURNS, Setting
 from benchmarks.environment import steady
 from geo_accel.lab import Lab, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 
+NAMES = METHODS | {TURNS: "all in turns"}
 TIMEOUT_S = 900.0
 """After so long a run hangs: about four times what DDP takes."""
 _LINES_OF_A_FAILURE = 15
@@ -49,13 +50,13 @@ def run_method(
     label: str,
     on_step: Callable[[int], None],
     period: int | None = None,
-    geo_config: dict | None = None,
+    plan: Path | None = None,
     trace: Path | None = None,
     save: Path | None = None,
     since: float = 0.0,
     rate_changes: Sequence[tuple[str, float]] = (),
 ) -> Run:
-    """Trains once with `method`; `on_step` gets the number of steps that all sites have finished.
+    """Trains once with `method`, or with all of them for `steps` turns; `on_step` gets what all sites have finished.
 
     `since` is the demo's start (`time.monotonic`); `rate_changes` are the lab's, by text and Mbit/s. Raises RunFailed
     with the last lines of what failed, LabUnavailable where this machine cannot emulate a network, ValueError where
@@ -68,8 +69,8 @@ def run_method(
     command += ["--out", str(out), "--steps", str(steps)]
     if period is not None:
         command += ["--period", str(period)]
-    if geo_config is not None:
-        command += ["--geo-config", json.dumps(geo_config)]
+    if plan is not None:
+        command += ["--plan", str(plan)]
     if save is not None:
         command += ["--save", str(save)]
     environment = steady()
@@ -85,13 +86,13 @@ def run_method(
     finally:
         output.close()
     if result.stopped_by is not None:
-        raise RunFailed(f"{METHODS[method]} did not finish within {TIMEOUT_S:.0f} s.\n{output.ends()}")
+        raise RunFailed(f"{NAMES[method]} did not finish within {TIMEOUT_S:.0f} s.\n{output.ends()}")
     if result.exit_code:
         failed = [f"{site.name} ended with {site.exit_code}" for site in result.sites if site.exit_code]
-        raise RunFailed(f"{METHODS[method]} failed: {', '.join(failed)}.\n{output.ends()}")
+        raise RunFailed(f"{NAMES[method]} failed: {', '.join(failed)}.\n{output.ends()}")
     recordings = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(setting.sites)]
     if len({recording["weights"] for recording in recordings}) != 1:
-        raise RunFailed(f"{METHODS[method]}: the sites do not hold the same model after their average.")
+        raise RunFailed(f"{NAMES[method]}: the sites do not hold the same model after their average.")
     return Run(
         method=method,
         label=label,

@@ -8,10 +8,13 @@ from pathlib import Path
 METHODS = {"none": "no communication", "ddp": "DDP", "local_sgd": "LocalSGD", "geo": "geo_accel"}
 """Names for people, in the order of tables and figures."""
 
+TURNS = "turns"
+"""The run in which all of them take turns, for their step times."""
 BLOCKS = "blocks.safetensors"
 """Tokens of all blocks: tensors `train` and `validation`, blocks by tokens."""
 START = "start"
 """Folder of the model's first weights."""
+LEAST_TURNS = 3
 _FILE = "setting.json"
 
 
@@ -23,12 +26,12 @@ class Setting:
     """Optimizer steps of every run; more where `window` would not fit."""
     warmup: int = 14
     """First steps that are not timed, for all methods: in the first ten geo_accel measures and plans."""
-    pairs: int = 3
-    """How often no communication and geo_accel are run once more, shortly, because a machine's speed drifts."""
-    pair_steps: int = 44
-    """Optimizer steps of each of those runs; more where two periods would not fit behind the warm-up."""
+    turns: int = 28
+    """How often no communication and geo_accel take turns, a period each, for their step times."""
+    others_every: int = 4
+    """DDP and LocalSGD, whose steps are longer and whose figures need be less sharp, join every so many turns."""
     budget_s: float = 720.0
-    """What the whole demo may take, in seconds; pairs that would not fit are left out."""
+    """What the whole demo may take, in seconds; turns that would not fit are left out, but for `LEAST_TURNS`."""
     bandwidth_mbps: float = 100.0
     """What each site may send, in 10**6 bits per second."""
     sites: int = 2
@@ -78,6 +81,10 @@ class Setting:
         boundary = adopted + max(0, -(-(self.warmup - adopted) // period)) * period
         return boundary + 1, boundary + 2 * period
 
+    def checks(self, steps: int) -> list[int]:
+        """The steps of a run of so many at which DDP's held-out loss is taken: what geo_accel's is compared with."""
+        return sorted({steps * tenths // 10 for tenths in range(5, 11)})
+
     def at(self, bandwidth_mbps: float) -> "Setting":
         """The same job over another link."""
         return replace(self, bandwidth_mbps=bandwidth_mbps)
@@ -91,4 +98,4 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(steps=24, warmup=10, pairs=0, budget_s=240.0)
+QUICK = Setting(steps=24, warmup=10, turns=8, others_every=8, budget_s=240.0)

@@ -23,24 +23,25 @@ def summarise(
 
     Seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second.
     """
-    step_s = {method: figures[method].step_s for method in METHODS}
-    geo = course.runs["geo"][0].recordings[0]["geo"]
+    efficiency = {method: figures[method].efficiency for method in METHODS}
+    geo = course.runs["geo"].recordings[0]["geo"]
+    checks = course.runs["ddp"].recordings[0]["checks"]
     return {
-        "step_s": step_s,
-        "efficiency": {method: step_s["none"] / seconds for method, seconds in step_s.items()},
+        "step_s": {method: figures[method].step_s for method in METHODS},
+        "efficiency": efficiency,
         "eval_loss": {method: figures[method].eval_loss for method in METHODS},
         "wan_bytes_per_step": {method: figures[method].wan_bytes_per_step for method in METHODS},
         "plan": course.plan,
-        "speedup_over_ddp": {method: step_s["ddp"] / seconds for method, seconds in step_s.items()},
-        "speedup_over_local_sgd": {method: step_s["local_sgd"] / seconds for method, seconds in step_s.items()},
-        "targets": [{**asdict(one), "held": one.held} for one in targets(figures)],
+        "speedup_over_ddp": {method: value / efficiency["ddp"] for method, value in efficiency.items()},
+        "speedup_over_local_sgd": {method: value / efficiency["local_sgd"] for method, value in efficiency.items()},
+        "targets": [{**asdict(one), "held": one.held} for one in targets(figures, checks)],
+        "ddp_eval_loss_by_step": checks,
         "step_s_quartiles": {method: [figures[method].low_s, figures[method].high_s] for method in METHODS},
-        "step_s_by_run": {method: figures[method].runs_s for method in METHODS},
-        "timed_periods": {method: figures[method].periods for method in METHODS},
+        "efficiency_by_turn": {method: figures[method].efficiencies for method in METHODS},
         "geo": {key: value for key, value in geo.items() if key != "plan"},
         "setting": {
             **asdict(setting),
-            "steps": len(course.runs["geo"][0].recordings[0]["losses"]),
+            "steps": len(course.runs["geo"].recordings[0]["losses"]),
             "tokens_per_step": setting.tokens_per_step,
             "parameters": material.parameters,
             "train_blocks": material.train_blocks,
@@ -53,7 +54,7 @@ def summarise(
                 "duration_s": run.duration_s,
                 "link_mbps": run.link_mbps,
             }
-            for run in sorted((run for runs in course.runs.values() for run in runs), key=lambda run: run.began)
+            for run in sorted((*course.runs.values(), course.turns), key=lambda run: run.began)
         ],
         "notes": course.notes,
         "machine": dict(place),

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,10 +21,12 @@ from accelerate.local_sgd import LocalSGD
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM
 
-from benchmarks.demo.setting import BLOCKS, METHODS, START, Setting
+from benchmarks.demo.setting import BLOCKS, METHODS, START, TURNS, Setting
+from benchmarks.demo.training import Blocks, endless_batches, make_optimizer, train_step
+from benchmarks.demo.turns import take_turns
 from geo_accel import GeoSync
 from geo_accel.testing.bytes_worker import bytes_sent
 
@@ -44,36 +45,27 @@ class Recording:
     """Held-out loss of the model averaged over sites, nats per token."""
     weights: str = ""
     """SHA-256 of the evaluated weights: equal on all sites, or the sites do not hold one model."""
+    checks: list[tuple[int, float]] = field(default_factory=list)
+    """DDP, in the last half of the run: steps done, and the held-out loss then."""
     geo: dict | None = None
     """geo_accel's own summary, with the step at which its plan began as `adopted`."""
+    paused_s: float = 0.0
+    """Seconds of evaluation between steps, which `boundaries` leave out."""
 
     def mark(self) -> None:
         """A step boundary."""
-        self.boundaries.append(perf_counter())
+        self.boundaries.append(perf_counter() - self.paused_s)
         self.sent.append(bytes_sent(os.environ["GLOO_SOCKET_IFNAME"]))
-
-
-class Blocks(Dataset):
-    """Blocks of tokens as a causal language model takes them."""
-
-    def __init__(self, tokens: torch.Tensor) -> None:
-        self._tokens = tokens.long()
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--method", choices=(*METHODS, TURNS), required=True)
     parser.add_argument("--material", type=Path, required=True, help="the folder that all runs share")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--period", type=int, help="LocalSGD's steps between averages")
-    parser.add_argument("--geo-config", help='geo_accel\'s settings as JSON; everything "auto" if not given')
+    parser.add_argument("--plan", type=Path, help=f"the file of geo_accel's plan, for method {TURNS}")
     parser.add_argument("--save", type=Path, help="where the trained model goes")
     options = parser.parse_args(arguments)
     setting = Setting.load(options.material)
@@ -82,39 +74,48 @@ def main(arguments: list[str] | None = None) -> int:
     set_seed(setting.seed)
     model = AutoModelForCausalLM.from_pretrained(options.material / START)
     blocks = load_file(options.material / BLOCKS)
-    recording = train(setting, options, accelerator, model, Blocks(blocks["train"]))
+    data, held_out = Blocks(blocks["train"]), blocks["validation"].long()
+    if options.method == TURNS:
+        turns = take_turns(setting, accelerator, model, data, options.plan, options.steps)
+        write(options.out, accelerator, {"turns": turns, "weights": digest(model)})
+        accelerator.end_training()
+        return 0
+    recording = train(setting, options, accelerator, model, data, held_out)
     if options.method == "none":
         average_over_sites(model)
     recording.weights = digest(model)
-    recording.eval_loss = evaluate(model, blocks["validation"].long())
-    (options.out / f"rank-{accelerator.process_index}.json").write_text(json.dumps(asdict(recording)))
+    recording.eval_loss = evaluate(model, held_out)
+    write(options.out, accelerator, asdict(recording))
     if options.save is not None and accelerator.is_main_process:
         model.save_pretrained(options.save)
     accelerator.end_training()
     return 0
 
 
+def write(folder: Path, accelerator: Accelerator, recording: dict) -> None:
+    (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(recording))
+
+
 def train(
-    setting: Setting, options: argparse.Namespace, accelerator: Accelerator, bare: nn.Module, data: Dataset
+    setting: Setting,
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    bare: nn.Module,
+    data: Dataset,
+    held_out: torch.Tensor,
 ) -> Recording:
     """The training loop. Only what synchronises the sites differs between methods."""
-    optimizer = torch.optim.AdamW(
-        bare.parameters(),
-        lr=setting.learning_rate,
-        betas=(0.9, setting.beta2),
-        weight_decay=setting.weight_decay,
-    )
+    optimizer = make_optimizer(bare, setting)
+    batches = endless_batches(accelerator, data, setting)
     # Not prepared: accelerate would advance it once per site at every step.
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / setting.lr_warmup))
-    loader = DataLoader(data, batch_size=setting.batch, shuffle=True, drop_last=True)
     if options.method == "none":
         # The floor is a model that nothing is wrapped around.
-        model, optimizer, loader = bare, *accelerator.prepare(optimizer, loader)
+        model, optimizer = bare, accelerator.prepare(optimizer)
     else:
-        model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
-    config = json.loads(options.geo_config) if options.geo_config else None
+        model, optimizer = accelerator.prepare(bare, optimizer)
     if options.method == "geo":
-        sync = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
+        sync = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer)
     elif options.method == "local_sgd":
         sync = LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=options.period)
     else:
@@ -122,17 +123,13 @@ def train(
 
     recording, step, steps = Recording(), 0, options.steps
     first = {}  # what is timed is the first plan's course; a later review may change it
-    batches = endless(loader)
+    checks = setting.checks(steps) if options.method == "ddp" else ()
     accelerator.wait_for_everyone()
     recording.mark()
     with sync as running:
         while step < steps:
-            loss = model(**next(batches)).loss
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), setting.clip)
-            optimizer.step()
+            loss = train_step(accelerator, model, optimizer, next(batches), setting.clip)
             scheduler.step()
-            optimizer.zero_grad()
             if running is not None:
                 running.step()
             recording.mark()
@@ -143,14 +140,15 @@ def train(
                 # Every site has the same plan, so every site goes on for as long.
                 first = {"adopted": sync.engine.adopted, "plan": json.loads(sync.engine.plan.to_json())}
                 steps = max(steps, setting.window(sync.engine.adopted, sync.engine.plan.period)[1] + 1)
+            if step in checks:
+                paused = perf_counter()
+                recording.checks.append((step, evaluate(bare, held_out)))
+                bare.train()
+                accelerator.wait_for_everyone()
+                recording.paused_s += perf_counter() - paused
     if options.method == "geo":
         recording.geo = {**sync.summary(), **first}
     return recording
-
-
-def endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
-    while True:
-        yield from loader
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 
 import argparse
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -52,7 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"there is no subcommand '{argv[0]}'; {hint}")
     arguments = build_parser().parse_args(argv)
     try:
-        return SUBCOMMANDS[arguments.subcommand].run(arguments)
+        code = SUBCOMMANDS[arguments.subcommand].run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read has seen enough, as in "| head". Python flushes once more at its end, into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, FileNotFoundError) as error:
         return _fail(f"{arguments.subcommand}: {' '.join(str(error).split())}")
 

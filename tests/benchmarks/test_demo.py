@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 import benchmarks.demo.__main__ as demo
 from benchmarks.demo.runs import RunFailed, run_method
-from benchmarks.demo.setting import METHODS, QUICK
+from benchmarks.demo.setting import LEAST_TURNS, METHODS, QUICK
 from geo_accel.plan.cost import BYTES_PER_VALUE
+from geo_accel.plan.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 SMALL = dataclasses.replace(QUICK, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
@@ -51,6 +52,11 @@ def test_all_methods_from_end_to_end(tmp_path):
     for method, expected in payload.items():
         # A step's few small packets cost the same however little is in them: 1023 bytes were seen beside 3672.
         assert expected < sent[method] < 1.15 * expected + 1200, (method, sent[method], expected)
+
+    # What the turns are run by is the first plan.
+    plan = read_plan(tmp_path / "work" / "plan.json")
+    assert json.loads(plan.to_json()) == summary["plan"]
+    assert len(summary["efficiency_by_turn"]["geo"]) >= LEAST_TURNS
 
     # 100 Mbit/s are 12.5 MB/s: whatever the machine, DDP cannot be faster.
     assert summary["step_s"]["ddp"] > sent["ddp"] / 12.5e6

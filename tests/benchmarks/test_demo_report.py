@@ -28,25 +28,14 @@ def test_draws_all_panels(tmp_path):
     setting = Setting(steps=20, warmup=6)
     geo = {"adopted": 4}
     runs = {
-        method: [
-            Run(
-                method=method,
-                label=method,
-                recordings=[
-                    {
-                        "boundaries": [0.1 * k * (1 + i) for k in range(21)],
-                        "sent": [0] * 21,
-                        "losses": [5 - 0.1 * k for k in range(20)],
-                        "eval_loss": 3.0,
-                        "geo": geo,
-                    }
-                ]
-                * 2,
-                began=0.0,
-                duration_s=3.0,
-                link_mbps=[95.0, 95.0],
-            )
-        ]
+        method: a_run(
+            method,
+            boundaries=[0.1 * k * (1 + i) for k in range(21)],
+            sent=[0] * 21,
+            losses=[5 - 0.1 * k for k in range(20)],
+            eval_loss=3.0,
+            geo=geo,
+        )
         for i, method in enumerate(METHODS)
     }
     plan = {
@@ -57,8 +46,10 @@ def test_draws_all_panels(tmp_path):
     }
     for rank in range(2):
         write_trace(tmp_path / f"rank-{rank}.trace.json", rank)
-    course = Course(runs=runs, plan=plan, notes=[])
-    draw(tmp_path / "report.png", setting, 10**6, course, {m: measure(runs[m], 6, 5) for m in METHODS}, tmp_path)
+    turns = a_run("turns", turns=[{method: 0.1 * (1 + i) for i, method in enumerate(METHODS)}] * 3)
+    course = Course(runs=runs, turns=turns, plan=plan, notes=[])
+    figures = {method: measure(method, runs[method], turns, 6, 5) for method in METHODS}
+    draw(tmp_path / "report.png", setting, 10**6, course, figures, tmp_path)
     picture = imread(tmp_path / "report.png")
     assert picture.shape[0] > 800 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
 
@@ -72,6 +63,17 @@ def test_reads_what_the_engine_traces(tmp_path, monkeypatch):
     trace.save()
     (event,) = read_events(tmp_path / "rank-1.trace.json")
     assert event["cat"] == "step" and number_of(event) == 12 and event["dur"] == 0.5e6
+
+
+def a_run(method, **recording):
+    return Run(
+        method=method,
+        label=method,
+        recordings=[recording] * 2,
+        began=0.0,
+        duration_s=3.0,
+        link_mbps=[95.0, 95.0],
+    )
 
 
 def write_trace(path, rank):

@@ -1,4 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +39,27 @@ def test_wrong_arguments_get_one_line_and_exit_code_2(argv, capsys):
 def test_the_command_starts_without_torch():
     script = "import sys, geo_accel.commands.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [
+        sys.executable,
+        "-m",
+        "geo_accel.commands.main",
+        "simulate",
+        "--model",
+        "gpt2",
+        "--bandwidth-mbps",
+        "100",
+    ]
+    with open(writing, "wb") as nobody:
+        ended = subprocess.run(
+            [*command, "--flops", "1e13", "--json"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            timeout=60,
+        )
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
