@@ -132,7 +132,7 @@ class Planning:
             return self._broadcast(self._choose)
         known = recall(self._transport, self._key, self._control)
         if known is not None:
-            self.profile = known.profile
+            self.restore(known.plan, known.profile)
             return known.plan
         topology, transfers, masters = self._transport.topology, self._rounds.transfers, self._rounds.masters
         self._links = measure_links(transfers, topology, self._config.link)
@@ -147,7 +147,7 @@ class Planning:
     def _key(self) -> Hashable:
         """Of what a plan is made for."""
         masters = self._rounds.masters
-        return (self._config.fingerprint(), masters.carried, str(masters.device))
+        return (self._config.fingerprint(), tuple(masters.carried), str(masters.device))
 
     def _has_planned(self, plan: Plan | None, since: float) -> None:
         now = perf_counter()

@@ -1,9 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Steps of a known length: a model that hardly computes and sleeps instead, synchronised for real.
 
-Started by the lab, once per site. Prints "step N" after every step and writes `rank-R.json` (boundaries in seconds,
-the engine's summary) into --out. A step's length does not depend on what else the machine does, so a test can tell
-waiting from computing.
+Started by the lab, once per site. Prints "step N" after every step and writes `rank-R.json` into --out: when the first
+step began and each ended, in seconds, and the engine's summary. A step's length does not depend on what else the
+machine does, so a test can tell waiting from computing.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> int:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     session = connect(json.loads(options.config))
     engine = session.engine(model, optimizer=optimizer)
-    boundaries = []
+    boundaries, began = [], time.perf_counter()
     for step in range(1, options.steps + 1):
         loss = model(torch.ones(()))
         time.sleep(options.step_s / 2)
@@ -61,7 +61,7 @@ def main() -> int:
         boundaries.append(time.perf_counter())
         print(f"step {step}.", flush=True)
     engine.settle()
-    record = {"boundaries": boundaries, "summary": engine.summary()}
+    record = {"began": began, "boundaries": boundaries, "summary": engine.summary()}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"rank-{dist.get_rank()}.json").write_text(json.dumps(record))
     engine.close()
