@@ -57,6 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=0)
     parser.add_argument("--load-best", action="store_true")
+    parser.add_argument("--highest-is-best", action="store_true", help="of evaluation losses")
     parser.add_argument("--resume", default=None, help="a checkpoint folder")
     parser.add_argument("--die-at", type=int, default=0, help="SIGKILL this process before that step")
     parser.add_argument("--hang-at", type=int, default=0, help="go silent before that step")
@@ -307,6 +308,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         strategies |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every}
     if options.load_best:
         strategies |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+        strategies |= {"greater_is_better": options.highest_is_best}
     if options.deepspeed:
         PartialState(backend="gloo")
         strategies |= {"deepspeed": options.deepspeed, "accelerator_config": {"use_configured_state": True}}
