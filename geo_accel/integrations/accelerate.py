@@ -71,6 +71,7 @@ class GeoSync:
                 "GeoSync needs accelerator= and model=; with a model of deepspeed.initialize, model= alone."
             )
         self._project = Path(getattr(accelerator, "project_dir", None) or ".")
+        self._lost: SiteLostError | None = None
         self._training = _begin(accelerator, model, optimizer, config) if enabled else None
         if self._training is not None and accelerator is not None:
             for loader in accelerator._dataloaders:
@@ -89,6 +90,8 @@ class GeoSync:
             try:
                 if kind is None:
                     self.flush()
+                elif isinstance(error, SiteLostError) and error is not self._lost:
+                    raise self._saved(error) from error  # it broke off in a collective of the script's own
             finally:
                 self.close()
 
@@ -120,12 +123,17 @@ class GeoSync:
         try:
             action()
         except SiteLostError as error:
-            site = self._training.session.topology.site.name
-            folder = self._project / f"survivor-{site}"
-            self._training.save_alone(folder)
-            raise SiteLostError(
-                f"{error} Saved {site}'s model and optimizer at step {self.engine.step_count} in {folder}."
-            ) from error
+            self._lost = self._saved(error)
+            raise self._lost from error
+
+    def _saved(self, error: SiteLostError) -> SiteLostError:
+        """Saves what this site has, and says so behind the error's own words."""
+        site = self._training.session.topology.site.name
+        folder = self._project / f"survivor-{site}"
+        self._training.save_alone(folder)
+        return SiteLostError(
+            f"{error} Saved {site}'s model and optimizer at step {self.engine.step_count} in {folder}."
+        )
 
 
 def _begin(
