@@ -83,15 +83,17 @@ class LayerTimer:
         units: Sequence[Unit],
         optimizer: torch.optim.Optimizer | None = None,
         on_span: Callable[[str, str, float, float], None] | None = None,
+        away_s: Callable[[], float] = float,
     ) -> None:
         """`on_span(track, name, start, stop)` is told each step's spans in seconds of `perf_counter`, for traces.
 
-        `optimizer` is torch's own; without it the units' update times stay 0.
+        `optimizer` is torch's own; without it the units' update times stay 0. `away_s` tells the seconds so far in
+        which the process did not compute, but waited for others: the clock stands still meanwhile.
         """
         self._units = units
         self._on_span = on_span
         device = next(parameter for unit in units for _, parameter in unit.parameters).device
-        self._clock = _CudaClock(device) if device.type == "cuda" else _HostClock()
+        self._clock = _CudaClock(device, away_s) if device.type == "cuda" else _HostClock(away_s)
         self._steps: list[_Step] = []
         self._now: _Step | None = None
         self._batch_shape: tuple[int, ...] = ()
@@ -246,9 +248,11 @@ class LayerTimer:
 
 
 class _HostClock:
-    @staticmethod
-    def mark() -> float:
-        return perf_counter()
+    def __init__(self, away_s: Callable[[], float]) -> None:
+        self._away_s = away_s
+
+    def mark(self) -> float:
+        return perf_counter() - self._away_s()
 
     @staticmethod
     def seconds(begin: float, end: float) -> float:
@@ -258,18 +262,18 @@ class _HostClock:
 class _CudaClock:
     """Events on the stream that runs the layer."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, away_s: Callable[[], float]) -> None:
+        self._device, self._away_s = device, away_s
 
-    def mark(self) -> torch.cuda.Event:
+    def mark(self) -> tuple[torch.cuda.Event, float]:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
-        return event
+        return event, self._away_s()
 
     @staticmethod
-    def seconds(begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        end.synchronize()
-        return begin.elapsed_time(end) * 1e-3
+    def seconds(begin: tuple[torch.cuda.Event, float], end: tuple[torch.cuda.Event, float]) -> float:
+        end[0].synchronize()
+        return begin[0].elapsed_time(end[0]) * 1e-3 - (end[1] - begin[1])
 
 
 def _tensors(output: object) -> Iterator[torch.Tensor]:

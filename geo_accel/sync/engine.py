@@ -150,6 +150,7 @@ class Engine:
         self._trace.add("step", f"step {self.step_count + 1}", self._boundary, now)
         if self._traced_layers is not None:
             self._traced_layers.end_step()
+        self.exposed_s += self._planning.crossed()
         if self.plan is not None:
             self._planning.saw_step(now - self._boundary - (self.exposed_s - self._exposed_before))
 

@@ -27,6 +27,7 @@ from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.contention import Contention, measure_contention
+from geo_accel.sync.crossings import Crossings
 from geo_accel.sync.losses import LossWatch
 from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message, measure_handling, measure_links
 from geo_accel.sync.remembering import Known, keep, recall
@@ -90,9 +91,12 @@ class Planning:
         self._transport = transport
         self._rounds = rounds
         self._sites = transport.topology.sites
+        self._crossings = Crossings(transport.topology)
         self._layers: LayerTimer | None = None
         self._rehearsal: Rehearsal | None = None
-        self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(model, units, optimizer)
+        self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(
+            model, units, optimizer, away_s=self._crossings.waited
+        )
         self._links: tuple[tuple[str, Link], ...] = ()
         self._contention = Contention()
         self._review: Future | None = None
@@ -157,13 +161,19 @@ class Planning:
 
     def start_step(self) -> None:
         """Not collective: a boundary has ended."""
+        self._crossings.start_step()
         if self._layers is not None:
             self._layers.start_step()
 
     def drop_step(self) -> None:
         """Not collective: what has begun is no training step."""
+        self._crossings.drop_step()
         if self._layers is not None:
             self._layers.drop_step()
+
+    def crossed(self) -> float:
+        """Not collective: seconds of the step that ends here in which training waited for others than the rounds."""
+        return self._crossings.end_step(self.link)
 
     def measured(self) -> Plan | None:
         """At a boundary while there is no plan: the plan, once enough steps were seen."""
@@ -212,6 +222,7 @@ class Planning:
 
     def remove(self) -> None:
         """Not collective: takes all hooks away."""
+        self._crossings.remove()
         self._stop_measuring()
         if self._losses is not None:
             self._losses.remove()

@@ -6,10 +6,13 @@
 """
 
 import json
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -18,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 
-from geo_accel import GeoSync
+from geo_accel import GeoSync, SiteLostError
 from geo_accel.testing.bytes_worker import settled_count
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.testing.train_worker import fingerprint, world_collectives
@@ -125,16 +128,56 @@ def adversaries(synchronised: int = 2, frozen: bool = False) -> dict:
         return {"said": str(error)}
 
 
+def gathering(out: Path, dies_at: int = 0) -> dict:
+    """A script that gathers its loss over all ranks in every step, and has a model in DDP that nobody prepared."""
+    accelerator, rank, said = start(), dist.get_rank(), []
+    accelerator.project_configuration.project_dir = str(out)
+    model = build_model("gpt2")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    other = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+    listening = logging.Handler()
+    listening.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("geo_accel").addHandler(listening)
+    with GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=CONFIG) as geo:
+        for step in range(14):
+            loss = model(**batches()[0])["loss"] + other(torch.ones(1, 2)).sum()
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            if rank == 1:
+                time.sleep(0.1)
+                if step == dies_at - 1:
+                    os._exit(9)
+            accelerator.gather(loss.detach())
+            geo.step()
+        record = {"exposed_s": geo.engine.exposed_s, "efficiency": geo.metrics()["geo/efficiency"]}
+        record |= {"computing_s": median(geo.engine._planning._steps), "said": said}
+    return record
+
+
+def losing(out: Path) -> dict:
+    """The same, and the other site dies before such a gather."""
+    try:
+        gathering(out, dies_at=4)
+    except SiteLostError as error:
+        (out / "losing.rank-0.json").write_text(json.dumps({"said": str(error)}))
+        os._exit(0)  # the connections that are left would make a tidy exit wait
+    raise AssertionError("nobody was missed")
+
+
 SCENARIOS = {
-    "plain": lambda: compiled(None),
-    "bare": lambda: compiled(None, bare=True),
-    "whole": lambda: compiled("whole"),
-    "whole_unwrapped": lambda: compiled("whole", unwrapped=True),
-    "regional": lambda: compiled("regional"),
-    "regional_unwrapped": lambda: compiled("regional", unwrapped=True),
-    "both": lambda: adversaries(),
-    "one": lambda: adversaries(synchronised=1),
-    "frozen": lambda: adversaries(synchronised=1, frozen=True),
+    "gathering": gathering,
+    "losing": losing,
+    "plain": lambda out: compiled(None),
+    "bare": lambda out: compiled(None, bare=True),
+    "whole": lambda out: compiled("whole"),
+    "whole_unwrapped": lambda out: compiled("whole", unwrapped=True),
+    "regional": lambda out: compiled("regional"),
+    "regional_unwrapped": lambda out: compiled("regional", unwrapped=True),
+    "both": lambda out: adversaries(),
+    "one": lambda out: adversaries(synchronised=1),
+    "frozen": lambda out: adversaries(synchronised=1, frozen=True),
 }
 
 
@@ -144,7 +187,7 @@ def main() -> int:
     torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     for name in names:
-        record = SCENARIOS[name]()
+        record = SCENARIOS[name](out)
         (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
     dist.barrier()
     dist.destroy_process_group()

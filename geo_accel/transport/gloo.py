@@ -24,6 +24,8 @@ from geo_accel.transport.store import seconds
 from geo_accel.transport.waiting import Waiting
 
 _KEPT_SWAPS = 4096
+OUR_GROUPS = "geo_accel"
+"""The description of groups that span sites and are ours."""
 _HEADERS = 0
 """The tag of headers, which every swap has one of in each direction: so they pair up even where nothing else does."""
 
@@ -45,7 +47,9 @@ class GlooTransport:
         try:
             # new_group is collective over the world: every rank makes every group, in this order.
             peer_groups = [
-                dist.new_group(topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s))
+                dist.new_group(
+                    topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s), group_desc=OUR_GROUPS
+                )
                 for i in range(topology.slices)
             ]
             # One rank alone has nobody to tell, and every group has a thread of its own.

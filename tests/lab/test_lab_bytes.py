@@ -40,3 +40,17 @@ def test_the_kernel_counts_what_was_predicted_for_each_exchange(tmp_path):
     configs = [config("int8", exchange) for exchange in ("direct", "hub", "two-shot")] + [config("topk", "hub")]
     for case, sent in counted(tmp_path, 3, configs):
         assert sent == pytest.approx(case["predicted"], rel=0.05), case
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_no_byte_crosses_in_a_step_but_the_rounds_however_the_model_is_wrapped(tmp_path):
+    names = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwrapped", "both"]
+    command = [sys.executable, "-m", "geo_accel.testing.crossing_worker", str(tmp_path), *names]
+    result = run_sites(command, sites=2, bandwidth_mbps=1000, timeout_s=150)
+    assert result.exit_code == 0 and result.stopped_by is None, result.sites[0].output[-3000:]
+    for name in names:
+        for rank in (0, 1):
+            record = json.loads((tmp_path / f"{name}.rank-{rank}.json").read_text())
+            # Headers and acknowledgements on top; all gradients would be twice the rounds.
+            assert record["rounds"] < record["kernel"] < 1.15 * record["rounds"] + 10_000, (name, record)

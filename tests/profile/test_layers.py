@@ -121,6 +121,18 @@ def test_evaluation_and_dropped_steps_do_not_count():
     assert timer.done and steps == STEPS + 2
 
 
+def test_the_clock_stands_still_while_others_are_waited_for():
+    away = [0.0]
+
+    def disturb(timer, step):
+        away[0] += 0.1
+        time.sleep(0.1)
+
+    timer, carried, _ = measure(Model(), disturb=disturb, away_s=lambda: away[0])
+    computing = timer.result(carried)
+    assert computing.after_s < UPDATE + 2 * SLACK and computing.step_s < 6 * (FORWARD + BACKWARD) + BETWEEN + 0.06
+
+
 def test_hooks_are_gone_afterwards_and_a_profile_says_where_it_was_made():
     model = Model()
     timer, carried, _ = measure(model)
