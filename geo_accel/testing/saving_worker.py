@@ -44,14 +44,14 @@ class Stream(IterableDataset):
 class Asking(TrainerCallback):
     """Asks for something at an event of one step: "on_log:5:should_save", or calls save_model there, or kills."""
 
-    def __init__(self, trainer: RecordingTrainer, asks: list[str], out: Path, record: dict) -> None:
-        self.trainer, self.out, self.record = trainer, out, record
+    def __init__(self, trainer: RecordingTrainer, asks: list[str], record: dict) -> None:
+        self.trainer, self.record = trainer, record
         self.asks = [(event, int(step), what) for event, step, what in (ask.split(":") for ask in asks)]
 
     def ask(self, event: str, state: object, control: object) -> None:
         for _, _, what in (ask for ask in self.asks if ask[:2] == (event, state.global_step)):
             if what == "save_model":
-                self.trainer.save_model(str(self.out / "asked"))
+                self.trainer.save_model(str(Path(self.trainer.args.output_dir) / "asked"))
             elif what == "sigterm":
                 os.kill(os.getpid(), signal.SIGTERM)
             elif what == "die":
@@ -127,7 +127,7 @@ def train(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> 
     trainer = RecordingTrainer(model=model, args=arguments, train_dataset=data, eval_dataset=build_data("gpt2", 8, 1))
     trainer.record = record
     plug_into(trainer, json.loads(options.config), data="private" if options.private else "shared")
-    trainer.add_callback(Asking(trainer, options.ask, options.out, record))
+    trainer.add_callback(Asking(trainer, options.ask, record))
     for callback in trainer.callback_handler.callbacks:
         if getattr(callback, "jit_manager", None) is not None:
             callback.jit_manager.kill_wait = 0
