@@ -106,7 +106,8 @@ def test_every_rank_refuses_and_names_the_one_that_is_exposed():
 @pytest.mark.parametrize("allowed", [False, True])
 def test_sites_are_not_found_over_a_public_address(names, monkeypatch, allowed):
     monkeypatch.setenv("MASTER_ADDR", "meeting.lan")
-    other = ["1", None, "auto", None, "another kernel"]
+    other = ["1", None, "auto", None, "another kernel", False]
+    monkeypatch.setattr(session, "_at_rest", lambda _: None)
     monkeypatch.setattr(session.ControlPlane, "__init__", lambda *_: None)
     monkeypatch.setattr(session.ControlPlane, "gather", lambda _, what, own: [json.loads(json.dumps(own)), other])
     for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 0, "get_backend": "gloo"}.items():
