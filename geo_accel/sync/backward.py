@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from geo_accel.config import GeoConfig
+from geo_accel.topology import Topology
 from geo_accel.units import Unit
+
+
+def require_backward_fits(optimizer: torch.optim.Optimizer | None, config: GeoConfig, topology: Topology) -> None:
+    """Raises ValueError where rounds cannot start inside backward."""
+    if optimizer is None:
+        raise ValueError('sync.mode "backward" needs the optimizer: pass optimizer= to GeoSync.')
+    if config.sync.optimizer_in_backward and any(len(site.ranks) > 1 for site in topology.sites):
+        raise ValueError(
+            "sync.optimizer_in_backward: sites of one process only; here gradients are reduced inside the site "
+            "after backward has made them. Set it to false."
+        )
 
 
 class BackwardHooks:

@@ -22,7 +22,7 @@ from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.profile.trace import Trace
-from geo_accel.sync.backward import BackwardHooks
+from geo_accel.sync.backward import BackwardHooks, require_backward_fits
 from geo_accel.sync.flush import Flush
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.masters import Masters, PlainMasters
@@ -87,7 +87,8 @@ class Engine:
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
         self._flush = Flush(model, self.masters, self._rounds, transport, control, optimizers)
         self._is_last_micro_batch = is_last_micro_batch
-        self._require_mode_fits(config.sync.mode)
+        if config.sync.mode == "backward":
+            require_backward_fits(self._optimizer, config, self.topology)
         self._planning = Planning(
             config, control, control.another(), transport, self._rounds, model, self.units, self._optimizer
         )
@@ -360,7 +361,8 @@ class Engine:
     def _adopt(self, plan: Plan) -> None:
         """Begins `plan`, here or in mode "backward" in the step that begins here."""
         assert not self._in_flight
-        self._require_mode_fits(plan.mode)
+        if plan.mode == "backward":  # which a plan file may say as well
+            require_backward_fits(self._optimizer, self.config, self.topology)
         if self.plan is not None and plan.outer.momentum < self.plan.outer.momentum:
             self._rounds.outer.forget()  # a damped step does not carry on what made it necessary
         self.plan = plan
@@ -388,17 +390,6 @@ class Engine:
         logger.info("plan from step %d: %s", self.adopted, plan.reason)
         for listener in self.on_plan:
             listener(plan)
-
-    def _require_mode_fits(self, mode: str) -> None:
-        if mode != "backward":
-            return
-        if self._optimizer is None:
-            raise ValueError('sync.mode "backward" needs the optimizer: pass optimizer= to GeoSync.')
-        if self.config.sync.optimizer_in_backward and any(len(site.ranks) > 1 for site in self.topology.sites):
-            raise ValueError(
-                "sync.optimizer_in_backward: sites of one process only; here gradients are reduced inside the site "
-                "after backward has made them. Set it to false."
-            )
 
     def _check(self) -> None:
         """Raises what broke, at the first boundary after it broke."""
