@@ -64,7 +64,8 @@ class Listener(Protocol):
 
 
 _listeners: list[Listener] = []
-_originals: dict[tuple[type, str], Callable] = {}
+_originals: dict[tuple[type, str], object] = {}
+"""As they stand in the class: what a class gives of them, a builtin, would not bind if it were put back."""
 _running: WeakKeyDictionary[Work, tuple[ProcessGroup, str]] = WeakKeyDictionary()
 
 
@@ -74,7 +75,7 @@ def listen(listener: Listener) -> None:
     if _originals:
         return
     for name in CALLS:
-        if hasattr(ProcessGroup, name):
+        if name in vars(ProcessGroup):
             _replace(ProcessGroup, name, _calling)
     _replace(Work, "wait", _waiting)
 
@@ -103,8 +104,8 @@ def issued(group: ProcessGroup) -> int:
 
 
 def _replace(kind: type, name: str, make: Callable[[str, Callable], Callable]) -> None:
-    original = _originals[kind, name] = getattr(kind, name)
-    setattr(kind, name, make(name, original))
+    _originals[kind, name] = vars(kind)[name]
+    setattr(kind, name, make(name, getattr(kind, name)))
 
 
 def _calling(name: str, original: Callable) -> Callable:

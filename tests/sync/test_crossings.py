@@ -132,3 +132,12 @@ def test_a_script_that_gathers_is_told_and_a_lost_site_is_named_there_too(tmp_pa
     lost = json.loads((tmp_path / "losing.rank-0.json").read_text())["said"]
     assert "site site1 is gone or silent: allgather at" in lost and "Saved site0's model and optimizer" in lost
     assert (tmp_path / "survivor-site0").exists()
+
+
+def test_torch_has_its_own_methods_back_when_nobody_listens():
+    before = {name: vars(ProcessGroup)[name] for name in seam.CALLS if name in vars(ProcessGroup)}
+    listener = object()
+    seam.listen(listener)
+    assert all(vars(ProcessGroup)[name] is not method for name, method in before.items())
+    seam.stop_listening(listener)
+    assert all(vars(ProcessGroup)[name] is method for name, method in before.items()) and len(before) > 15
