@@ -20,8 +20,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from geo_accel import GeoSync, SiteLostError
+from geo_accel import GeoSync, SiteLostError, plug_into
 from geo_accel.testing.bytes_worker import settled_count
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.testing.train_worker import fingerprint, world_collectives
@@ -128,6 +129,37 @@ def adversaries(synchronised: int = 2, frozen: bool = False) -> dict:
         return {"said": str(error)}
 
 
+def trainer(out: Path) -> dict:
+    """Trainer with `torch_compile`."""
+    start()
+    counts: list[int] = []
+
+    class Counter(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            counts.append(world_collectives())
+            self.own = fingerprint(kwargs["model"])
+
+    model, counter = build_model("gpt2"), Counter()
+    arguments = TrainingArguments(
+        output_dir=str(out / "trainer"),
+        use_cpu=True,
+        ddp_backend="gloo",
+        torch_compile=True,
+        torch_compile_backend="eager",
+        max_steps=STEPS,
+        per_device_train_batch_size=2,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    training = Trainer(model=model, args=arguments, train_dataset=build_data("gpt2", 64), callbacks=[counter])
+    plug_into(training, CONFIG)
+    training.train()
+    for variable in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
+        del os.environ[variable]  # Trainer's way to tell Accelerate
+    return {"crossed": counts[-1] - counts[0], "own": counter.own, "flushed": fingerprint(model)}
+
+
 def gathering(out: Path, dies_at: int = 0) -> dict:
     """A script that gathers its loss over all ranks in every step, and has a model in DDP that nobody prepared."""
     accelerator, rank, said = start(), dist.get_rank(), []
@@ -167,6 +199,7 @@ def losing(out: Path) -> dict:
 
 
 SCENARIOS = {
+    "trainer": trainer,
     "gathering": gathering,
     "losing": losing,
     "plain": lambda out: compiled(None),

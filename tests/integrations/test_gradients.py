@@ -15,7 +15,7 @@ from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site,
 from geo_accel.testing.launch import run_workers
 from geo_accel.topology import Site, Topology
 
-KEPT = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwrapped", "both", "frozen"]
+KEPT = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwrapped", "both", "frozen", "trainer"]
 
 
 @pytest.fixture(scope="module")
