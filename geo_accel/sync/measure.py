@@ -43,6 +43,11 @@ _ONE_WAY_S = 0.15
 _MOST_GROWTH = 32
 
 
+_ONE_WAYS = 2
+"""One-way latencies that a swap takes: gloo sends nothing before it has heard that the receiver is ready. What is
+measured is a swap's, what a config states is the line's."""
+
+
 def measure_links(transfers: Transfers, topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...]:
     """Each site's link as it swaps with all others at once, or what the config states. Collective.
 
@@ -51,7 +56,8 @@ def measure_links(transfers: Transfers, topology: Topology, config: LinkConfig) 
     """
     stated = (config.bandwidth_mbps, config.latency_ms)
     if "auto" not in stated:
-        return tuple((site.name, Link.of(mbps=stated[0], latency_ms=stated[1])) for site in topology.sites)
+        link = Link.of(mbps=stated[0], latency_ms=_ONE_WAYS * stated[1])
+        return tuple((site.name, link) for site in topology.sites)
 
     others = len(topology.sites) - 1
 
@@ -278,7 +284,7 @@ def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:
     """What the config states counts, what it leaves open was measured."""
     return replace(
         link,
-        latency_s=link.latency_s if latency_ms == "auto" else latency_ms * 1e-3,
+        latency_s=link.latency_s if latency_ms == "auto" else _ONE_WAYS * latency_ms * 1e-3,
         seconds_per_byte=link.seconds_per_byte if mbps == "auto" else 8e-6 / mbps,
     )
 

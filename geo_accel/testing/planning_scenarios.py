@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from geo_accel.integrations.session import Session, connect
 from geo_accel.plan.averaging import Outer
-from geo_accel.sync import planning
+from geo_accel.sync import flush, planning
 from geo_accel.testing.bare_model import config, nudge, vector
 from geo_accel.testing.pace_worker import Weights
 from geo_accel.units import checksums
@@ -23,6 +23,7 @@ def free_rounds() -> None:
     """Rounds cost no computing, which ranks that share cores see very differently."""
     planning.measure_handling = lambda *_: {}
     planning.measure_contention = lambda *_: planning.Contention()
+    flush.FLUSH_ELEMENTS = 4 * 1024 * 1024  # by the worker's fifty at a time, models of this size take minutes
 
 
 def slowed(session: Session) -> list[float]:

@@ -75,7 +75,8 @@ def test_what_the_config_states_counts():
     for link in links_of(bandwidth_mbps=80.0).values():
         assert link.seconds_per_byte == pytest.approx(1e-7) and link.down_seconds_per_byte is None
     for link in links_of(latency_ms=7.0).values():
-        assert link.latency_s == pytest.approx(7e-3) and link.down_seconds_per_byte is not None
+        # Stated is the line's, one way; a swap takes both.
+        assert link.latency_s == pytest.approx(14e-3) and link.down_seconds_per_byte is not None
 
 
 def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
