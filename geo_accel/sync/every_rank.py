@@ -31,6 +31,9 @@ class _ToldRuntimeError(_Told, RuntimeError):
 def on_every_rank(control: ControlPlane, what: str, action: Callable[[], T]) -> list[T]:
     """What `action()` returned on every rank, by rank; it must fit into JSON. Collective.
 
+    `what` is a word and what it is about, such as "saving FOLDER": the word is the same on all ranks, but sites may
+    have their folders in other places.
+
     Where it failed on any rank, the same error is raised on all, in one line that names `what`, the ranks and what
     went wrong there: ValueError where only those were raised, else OSError or RuntimeError. An action may call this
     itself: what was told inside is not told again. Raises SiteLostError for ranks that do not come.
@@ -45,7 +48,7 @@ def on_every_rank(control: ControlPlane, what: str, action: Callable[[], T]) -> 
         kinds = {ValueError: _ToldValueError, OSError: _ToldOSError}
         kind = next((name for name in kinds if isinstance(error, name)), RuntimeError)
         answer = {"kind": kind.__name__, "problem": in_one_line(error)}
-    answers = control.gather(what, answer)
+    answers = control.gather(what.split(maxsplit=1)[0], answer)
     failed = {rank: answer for rank, answer in enumerate(answers) if "problem" in answer}
     if not failed:
         return [answer["done"] for answer in answers]

@@ -89,6 +89,7 @@ def test_the_best_model_is_what_is_left(runs, stage):
     losses = [[entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry] for record in run.records]
     assert losses[0] == losses[1] and losses[0][0] > losses[0][1]
     best = load_file(runs["folder"] / f"best-{stage}" / "trainer" / "checkpoint-4" / "model.safetensors")
-    same = [torch.equal(value.float(), run.weights[0][name].float()) for name, value in best.items()]
-    assert all(same) and run.is_agreed()
+    left = run.weights[0]
+    same = [torch.equal(value.float(), left[name].float()) for name, value in best.items() if name in left]
+    assert all(same) and len(same) > 10 and run.is_agreed()
     assert run.records[0]["summary"]["steps"] == 8

@@ -13,10 +13,12 @@ class Control:
     def __init__(self, *peers: dict) -> None:
         self.peers = list(peers)
         self.sent: list[dict] = []
+        self.asked: list[str] = []
         self.name_of = lambda rank: f"rank {rank}"
 
     def gather(self, what: str, message: dict) -> list[dict]:
         self.sent.append(message)
+        self.asked.append(what)
         return [message, self.peers.pop(0)]
 
 
@@ -50,6 +52,15 @@ def test_one_line_says_who_and_why(action, peer, kind, line):
     with pytest.raises(kind) as raised:
         on_every_rank(Control(peer), "saving", action)
     assert str(raised.value) == line
+
+
+def test_sites_may_have_their_folders_in_other_places():
+    """What is told must be the same everywhere, or sites are taken to do unlike things."""
+    control = Control({"done": 1}, FULL)
+    on_every_rank(control, "saving /data/run", lambda: 1)
+    with pytest.raises(OSError, match=r"^saving /data/run: rank 1: no space left$"):
+        on_every_rank(control, "saving /data/run", lambda: 1)
+    assert control.asked == ["saving"] * 2
 
 
 def test_a_lost_site_is_no_answer():
