@@ -24,6 +24,8 @@ from geo_accel.profile.profile import Profile
 
 # Plans are made for a link that is this much of the measured one: links waver, and computing shares cores with them.
 FILL = 0.85
+_LOSSY_FILL = 0.6
+"""The same where packets are lost, and what passes differs from round to round."""
 LONGEST_PERIOD = 256
 # What a sparse codec keeps at least, of all values, where the ratio and the period are ours to choose.
 _LEAST_SHARE = 0.01
@@ -206,7 +208,9 @@ class _Maker:
 
     def _careful(self) -> Profile:
         """The profile over links of which only `FILL` counts."""
-        links = tuple((site, link.slower(1 / FILL)) for site, link in self.profile.links)
+        links = tuple(
+            (site, link.slower(1 / (_LOSSY_FILL if link.loses else FILL))) for site, link in self.profile.links
+        )
         units = tuple(
             replace(unit, transfer_s=None if unit.transfer_s is None else unit.transfer_s / FILL)
             for unit in self.profile.units
@@ -221,9 +225,20 @@ class _Maker:
         least = cost.handling.training_s * self.sending.values / (BUDGET[self.request.mode] * careful.compute_s)
         if not (codec in SPARSE_CODECS and self.request.ratio == "auto"):
             least = max(least, cost.seconds(self.sending.values) / self.sending.window(careful))
-        if self.request.mode == "stream" and self.request.delay != "auto":
-            least = max(least, self.request.delay)
+        if self.request.mode == "stream":
+            least = max(least, self._spare_delay if self.request.delay == "auto" else self.request.delay)
         return min(LONGEST_PERIOD, max(1, ceil(least - 1e-9)))
+
+    @property
+    def _spare_s(self) -> float:
+        """Seconds that a round is let be late: where packets are lost, a timeout."""
+        link = self.profile.link
+        return link.timeout_s if link is not None and link.loses else 0.0
+
+    @property
+    def _spare_delay(self) -> int:
+        """The delay that a round needs at least for that."""
+        return ceil((self._spare_s + self.profile.link.latency_s) / self.profile.compute_s) if self._spare_s else 0
 
     def _delays(self, period: int, rounds: int, cost: Cost) -> Iterator[int]:
         if self.request.mode != "stream":
@@ -233,7 +248,8 @@ class _Maker:
         else:
             first = 1
             if self.profile.link is not None:
-                first = ceil(cost.seconds(self.sending.values / rounds) / self.profile.compute_s - 1e-9)
+                seconds = cost.seconds(self.sending.values / rounds) + self._spare_s
+                first = ceil(seconds / self.profile.compute_s - 1e-9)
             first = min(period, max(1, first))
             # The estimate may be short where rounds queue behind one another.
             yield from range(first, min(period, first + 2) + 1)

@@ -19,8 +19,8 @@ BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "int8": 1 + 4 / 128, "int4": 1 / 2 + 4 
 
 # On shorter lines a window is open again before anybody has noticed.
 _LONG_LATENCY_S = 0.01
-# What Linux waits for an acknowledgement beyond a round trip, and begins with.
-_TIMEOUT_S, _NEW_WINDOW_BYTES = 0.2, 14_480
+# What a new connection may send before it has heard anything.
+_NEW_WINDOW_BYTES = 14_480
 
 
 def sparse_bytes(codec: str, kept: int) -> float:
@@ -141,7 +141,7 @@ class Cost:
             return 0.0
         payload = self.nbytes(values) / self.messages / max(1, self.sites - 1)
         filled = min(payload, link.latency_s / link.seconds_per_byte)
-        lost = int(rested_s / (link.latency_s + _TIMEOUT_S))
+        lost = int(rested_s / link.timeout_s)
         return self.messages * link.latency_s * min(lost, max(0.0, log2(filled / _NEW_WINDOW_BYTES) - 1))
 
     def round_s(self, pieces: Sequence[Piece], units: Sequence[tuple[str, int]]) -> float:

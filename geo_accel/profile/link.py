@@ -2,7 +2,7 @@
 """The link between sites: latency and time per byte, measured over the real transport. No torch here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROBE_START_BYTES = 64 * 1024
 PROBE_MAX_BYTES = 256 * 1024 * 1024
@@ -12,6 +12,8 @@ PROBE_LONGEST_S = 1.0
 PROBE_LATENCIES = 20
 """A probe tries nothing new after so many seconds and latencies together."""
 
+# What Linux waits for an acknowledgement beyond a round trip.
+_TIMEOUT_S = 0.2
 # A short transfer says little about how long a much longer one takes.
 _MOST_GROWTH = 8
 # Goodput that grows by more shows a connection that was still opening its window.
@@ -40,6 +42,8 @@ class Link:
     """Of what the site sends."""
     down_seconds_per_byte: float | None = None
     """Of what it receives; None: the same."""
+    loses: bool = False
+    """Whether packets are lost, so that a transfer now and then takes longer by a timeout."""
 
     @classmethod
     def of(cls, *, mbps: float, latency_ms: float) -> "Link":
@@ -52,6 +56,7 @@ class Link:
         return cls(
             latency_s=max(link.latency_s for link in links),
             seconds_per_byte=max(max(link.seconds_per_byte, link.down) for link in links),
+            loses=any(link.loses for link in links),
         )
 
     @property
@@ -62,8 +67,8 @@ class Link:
     def slower(self, factor: float) -> "Link":
         """The same with `factor` times the seconds per byte, in both directions."""
         down = self.down_seconds_per_byte
-        return Link(
-            latency_s=self.latency_s,
+        return replace(
+            self,
             seconds_per_byte=self.seconds_per_byte * factor,
             down_seconds_per_byte=None if down is None else down * factor,
         )
@@ -71,6 +76,11 @@ class Link:
     @property
     def megabits_per_second(self) -> float:
         return 8e-6 / self.seconds_per_byte
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds after which TCP takes for lost what was not acknowledged; a lost packet costs up to so many."""
+        return self.latency_s + _TIMEOUT_S
 
     def seconds(self, messages: float, nbytes: float) -> float:
         """Time of `messages` exchanges, one after the other, carrying `nbytes` bytes per site in all."""
@@ -100,6 +110,7 @@ def probe_links(
         Link(
             latency_s=alpha,
             seconds_per_byte=max(sum(taken[party] - alpha for _, taken in counted) / nbytes, 1e-12),
+            loses=probe.loses,
         )
         for party, alpha in enumerate(latency)
     ]
@@ -111,6 +122,8 @@ class _Probe:
     def __init__(self, exchange: Callable[[int], Sequence[float]], latency_s: float) -> None:
         self._exchange, self._latency_s = exchange, latency_s
         self._spent = 0.0
+        self.loses = False
+        """Whether packets were lost."""
         self._sent: list[tuple[int, Sequence[float]]] = []
         """Since the size last grew."""
 
@@ -161,9 +174,12 @@ class _Probe:
             return [(size, t) for size, t in self._sent if self._beyond(t) <= _ALIKE * per_byte * size]
         end = self._spent + _SHRINKING_S
         while self._spent < end:
-            self._send(nbytes)
+            # The less passes, the less is sent.
+            size, taken = self._sent[-1]
+            self._send(max(PROBE_START_BYTES, min(nbytes, int(_END_S / 2 * size / self._beyond(taken)))))
+        self.loses = True
         shrunk, seconds = [], 0.0
-        while seconds < _END_S:
+        while seconds < _END_S and self._sent:
             shrunk.append(self._sent.pop())
             seconds += max(shrunk[-1][1])
         return shrunk

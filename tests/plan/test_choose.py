@@ -150,3 +150,20 @@ def test_auto_takes_the_best_of_all_codecs_though_it_does_not_look_at_all(sites,
     own = profile(mbps * FILL, training_s=training_s, sites=sites)
     within = [p for p in fixed if timeline(p, own, sites).step_s <= (1 + BUDGET["stream"]) * own.compute_s]
     assert penalty(auto) == min(map(penalty, within or fixed))
+
+
+def test_where_packets_are_lost_a_round_may_be_late_by_a_timeout():
+    units = [("head", 500_000), ("block", 500_000)]
+
+    def chosen(loses):
+        link = Link(latency_s=0.15, seconds_per_byte=8e-6 / 20, loses=loses)
+        known = Profile(
+            units=tuple(UnitProfile(name=name, numel=numel, backward_s=0.1) for name, numel in units),
+            step_s=0.3,
+            links=(("a", link), ("b", link)),
+        )
+        plan = choose_plan(Request(mode="stream"), units, 2, known)
+        return plan, max(s.stop - s.start for s in timeline(plan, known, 2).steady() if s.track == "transfer")
+
+    (steady, _), (lossy, longest) = chosen(False), chosen(True)
+    assert lossy.delay * 0.3 >= longest + 0.35 and lossy.delay > steady.delay
