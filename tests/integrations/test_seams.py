@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The few places that lean on what frameworks do not promise: they must break loudly, not silently."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from accelerate.data_loader import DataLoaderDispatcher
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers import trainer as trainer_module
 
 from geo_accel.integrations import metrics_seam
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
+from geo_accel.integrations.session import DEFAULT_DEADLINE_S
 from geo_accel.integrations.trainer_seam import NAMES, training_collectives_in_site
 
 
@@ -85,3 +88,9 @@ def test_other_versions_of_trl_are_left_alone(monkeypatch, caplog, found, known)
     with metrics_seam.metrics_in_site(trainer, None):
         assert ("training_step" in vars(trainer)) is known
     assert vars(trainer) == {} and bool(caplog.records) is not known
+
+
+def test_a_busy_site_is_waited_for_as_long_as_trainer_waits():
+    """bugs.md 26: 300 s was less than one process takes to tokenise for all."""
+    ddp_timeout = next(field for field in dataclasses.fields(TrainingArguments) if field.name == "ddp_timeout")
+    assert ddp_timeout.default == DEFAULT_DEADLINE_S
