@@ -91,6 +91,6 @@ def test_other_versions_of_trl_are_left_alone(monkeypatch, caplog, found, known)
 
 
 def test_a_busy_site_is_waited_for_as_long_as_trainer_waits():
-    """bugs.md 26: 300 s was less than one process takes to tokenise for all."""
+    """300 s was less than one process takes to tokenise for all."""
     ddp_timeout = next(field for field in dataclasses.fields(TrainingArguments) if field.name == "ddp_timeout")
     assert ddp_timeout.default == DEFAULT_DEADLINE_S

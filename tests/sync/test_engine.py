@@ -57,7 +57,7 @@ def test_what_is_broken_is_named_and_never_averaged_in(tmp_path, how, kind, told
 
 
 def test_a_site_that_is_out_of_step_is_named_by_all_and_nothing_is_averaged(tmp_path):
-    """bugs.md 14: payloads that do not belong together ended the process in gloo, or looked damaged."""
+    """Payloads that do not belong together ended the process in gloo, or looked damaged."""
     for scenario, sites in (("out_of_step", (1, 1)), ("out_of_step_hub", (1, 1, 1))):
         command = ["geo_accel.testing.engine_worker", str(tmp_path), "late", scenario]
         for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=100)):
@@ -69,14 +69,14 @@ def test_a_site_that_is_out_of_step_is_named_by_all_and_nothing_is_averaged(tmp_
         for record in records:
             assert record["said"] == records[0]["said"] and record["said"].startswith(wanted), record
             assert "\n" not in record["said"] and record["moved"] == 0
-        # Before that one site was late, which the others said: bugs.md 23.
+        # Before that one site was late, which the others said.
         said = [json.loads((tmp_path / f"late.rank-{r}.json").read_text())["said"] for r in range(len(sites))]
         assert not said[1] and all(len(lines) == 1 for rank, lines in enumerate(said) if rank != 1)
         assert "averages after step 5 (round 1 there): has been waiting for site site1 (rank 1)" in said[0][0]
 
 
 def test_a_site_that_is_lost_while_steps_are_measured_is_named_at_the_next_step(tmp_path):
-    """bugs.md 22: survivors used to notice when measuring was over, and then waited for the deadline."""
+    """Survivors used to notice when measuring was over, and then waited for the deadline."""
     finished = run_workers(["geo_accel.testing.engine_worker", str(tmp_path), "lost_early"], timeout_s=60)
     assert [f.returncode for f in finished] == [0, 9], finished[0].output[-3000:]
     record = json.loads((tmp_path / "lost_early.json").read_text())
