@@ -65,7 +65,8 @@ class Crossings:
     def end_step(self, link: Link | None) -> float:
         """Seconds of the step that went into collectives over other sites; tells what they were, once.
 
-        Those that C++ started cannot be timed: a round trip of `link` is counted for each, where it was measured.
+        Those that C++ started cannot be timed: the latency of two exchanges over `link`, an all-reduce's, is counted
+        for each, where it was measured.
         """
         self._link = link or self._link
         if self._marks is None:
@@ -122,7 +123,7 @@ class Crossings:
     def _tell(self) -> None:
         if self._seen and self._topology.rank == 0:
             steps, link = max(1, self._steps), self._link
-            at = f" at {link.latency_s * 1e3:.3g} ms one way" if link is not None else ""
+            at = f" at a latency of {link.latency_s * 1e3:.3g} ms" if link is not None else ""
             logger.warning(
                 "geo_accel: besides the rounds, training steps wait for other sites in %s: %.3g s per step%s, which "
                 "geo/efficiency counts. Keep it inside the site, or do it less often.",

@@ -51,7 +51,7 @@ def test_what_crosses_is_told_once_with_place_and_number(watch, caplog):
         "allreduce at " in told
         and "test_crossings:" in told
         and "(step), 2 per step" in told
-        and "25 ms one way" in told
+        and "at a latency of 25 ms" in told
     )
 
 
@@ -65,7 +65,7 @@ def test_waits_are_returned_and_counted_up(watch):
     assert step(watch, late_s=0.5) == pytest.approx(0.5, abs=0.1) == watch.waited()
 
 
-def test_what_cpp_starts_counts_a_round_trip_each(watch, caplog):
+def test_what_cpp_starts_counts_an_all_reduce_each(watch, caplog):
     for _ in range(crossings.REPORT_STEPS):
         watch.start_step()
         for _ in range(3):
