@@ -225,8 +225,6 @@ class Rounds:
         message = Message(self._identity("buffers", step))
         return self._pool.submit(work, lambda sends, receives: self._transport.swap(sends, receives, message))
 
-        self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
-
     def in_background(self, work: Callable[[], object]) -> Future:
         """Runs `work` on the background thread, after the rounds that were started before."""
         return self._pool.submit(work)

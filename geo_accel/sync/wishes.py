@@ -42,10 +42,6 @@ class Wishes:
         bits, self._agreed = self._agreed, 0
         return frozenset(name for place, name in enumerate(WISHES) if bits >> place & 1)
 
-    def unmet(self) -> frozenset[str]:
-        """What this site wishes and has not told anybody yet."""
-        return frozenset(name for place, name in enumerate(WISHES) if self._waiting >> place & 1)
-
 
 def _bit(what: str) -> int:
     assert what in WISHES, what

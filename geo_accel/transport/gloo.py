@@ -81,9 +81,9 @@ class GlooTransport:
         """
         start = time.monotonic()
         identity = message.identity
-        parties = sorted({*sends, *receives})
-        whom = lambda: ", ".join(f"site {self.topology.site_of(p).name} (rank {p})" for p in parties)  # noqa: E731
-        with self._waiting.over(self._place(identity), whom):
+        parties = {*sends, *receives}
+        what = f"{self._name(self.topology.rank)} {identity.said_of(several=False)}"
+        with self._waiting.over(what, lambda: ", ".join(f"site {self._name(peer)}" for peer in sorted(parties))):
             headers = self._send_and_receive(sends, receives, message, start)
         for peer, payload in receives.items():
             if problem := damage(payload, headers[peer]):
@@ -148,7 +148,7 @@ class GlooTransport:
             if header is None:
                 raise self._damaged(peer, "it is no message of this version of geo_accel")
         identities = {peer: header.identity for peer, header in answers.items()} | {self.topology.rank: mine}
-        if problem := disagreement(identities, lambda r: f"{self.topology.site_of(r).name} (rank {r})"):
+        if problem := disagreement(identities, self._name):
             self._wait(told, start)  # so that the others can say the same
             raise OutOfStepError(problem)
 
@@ -166,12 +166,12 @@ class GlooTransport:
         except RuntimeError as error:
             raise self._lost(peer, start, error) from error
 
-    def _place(self, identity: Identity) -> str:
-        return f"{self.topology.site.name} (rank {self.topology.rank}) {identity.said_of(several=False)}"
+    def _name(self, rank: int) -> str:
+        return f"{self.topology.site_of(rank).name} (rank {rank})"
 
     def _damaged(self, peer: int, problem: str) -> DamagedPayloadError:
         return DamagedPayloadError(
-            f"site {self.topology.site_of(peer).name} (rank {peer}): what it sent arrived damaged: {problem}; "
+            f"site {self._name(peer)}: what it sent arrived damaged: {problem}; "
             "nothing of it was used. Look for a faulty network path between the sites."
         )
 
@@ -222,14 +222,13 @@ class GlooTransport:
 
     def _lost(self, peer: int, start: float, error: Exception) -> SiteLostError:
         waited = time.monotonic() - start
-        site = self.topology.site_of(peer).name
         if "Timed out" in str(error) or "timeout" in str(error).lower():
             return SiteLostError(
-                f"site {site} (rank {peer}) has been silent for {waited:.0f} s (resilience.round_timeout_s = "
+                f"site {self._name(peer)} has been silent for {waited:.0f} s (resilience.round_timeout_s = "
                 f"{self.deadline_s:g}): its process hangs or the link is down."
             )
         return SiteLostError(
-            f"site {site} (rank {peer}) is gone: the connection broke after {waited:.1f} s ({_cause(error)})."
+            f"site {self._name(peer)} is gone: the connection broke after {waited:.1f} s ({_cause(error)})."
         )
 
 
