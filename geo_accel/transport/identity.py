@@ -107,7 +107,7 @@ def disagreement(told: Mapping[int, Identity], name_of: Callable[[int], str]) ->
     texts = [one.said_of(len(ranks) > 1) for one, ranks in groups.items()]
     if len({one.said_of(False) for one in groups}) < len(groups):  # the same words for what differs otherwise
         texts = [
-            f"{text} [plan {one.plan:08x}, the {one.generation}th, swap {one.phase + 1}]"
+            f"{text} [plan {one.plan:08x}, number {one.generation} of the run, swap {one.phase + 1}]"
             for text, one in zip(texts, groups, strict=True)
         ]
     parts = [f"{' and '.join(map(name_of, ranks))} {text}" for text, ranks in zip(texts, groups.values(), strict=True)]

@@ -71,4 +71,4 @@ def test_who_does_what_is_said():
 
 def test_unlike_plans_are_said_where_the_words_are_the_same():
     one = Identity(kind="round", step=4, plan=0xAB, generation=2)
-    assert "[plan 000000ab, the 2th, swap 1]" in disagreement({0: one, 1: replace(one, plan=1)}, name_of)
+    assert "[plan 000000ab, number 2 of the run, swap 1]" in disagreement({0: one, 1: replace(one, plan=1)}, name_of)
