@@ -21,7 +21,7 @@ from geo_accel.testing import pace_worker
 
 RESULTS = Path("runs/long_lines")
 LINES = ("0,0", "25,0", "75,0", "150,0", "25,0.1", "75,0.1", "150,0.1")
-STEP_S, VALUES, MBPS = 0.3, 1_000_000, 100
+STEP_S, VALUES, MBPS = 0.3, 4_000_000, 100
 LIMIT_S = 400
 
 

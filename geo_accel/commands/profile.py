@@ -89,9 +89,9 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         assemble,
         from_message,
         measure_handling,
-        measure_links,
         measure_pairs,
     )
+    from geo_accel.sync.probing import Probing
     from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
@@ -109,12 +109,14 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         rounds = Rounds(PlainMasters(units, topology), session.transport, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
-        links = measure_links(rounds.transfers, topology, session.config.link)
+        links = Probing(rounds, topology, session.config.link).finish()
         contention = Contention()
         if device.type == "cpu":
             slowest = Link.slowest([link for _, link in links])
-            contention = measure_contention(rounds.transfers, slowest, len(topology.sites) - 1)
-        pairs = measure_pairs(rounds.transfers, topology) if arguments.pairs else ()
+            contention = measure_contention(rounds.transfers, rounds.in_background, slowest, len(topology.sites) - 1)
+        pairs = ()
+        if arguments.pairs:
+            pairs = rounds.in_background(measure_pairs, rounds.transfers, topology).result()
         rehearsal = Rehearsal(rounds.masters, topology, Request(mode="stream").codecs)
     timer = LayerTimer(model, units, optimizer)
     for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):

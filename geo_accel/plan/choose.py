@@ -24,7 +24,7 @@ from geo_accel.profile.profile import Profile
 
 # Plans are made for a link that is this much of the measured one: links waver, and computing shares cores with them.
 FILL = 0.85
-_LOSSY_FILL = 0.6
+_LOSSY_FILL = 0.5
 """The same where packets are lost, and what passes differs from round to round."""
 LONGEST_PERIOD = 256
 # What a sparse codec keeps at least, of all values, where the ratio and the period are ours to choose.
@@ -250,6 +250,8 @@ class _Maker:
             if self.profile.link is not None:
                 seconds = cost.seconds(self.sending.values / rounds) + self._spare_s
                 first = ceil(seconds / self.profile.compute_s - 1e-9)
+            if self._spare_s and first > period < LONGEST_PERIOD and self.request.period == "auto":
+                return  # a longer period has room for what may be late
             first = min(period, max(1, first))
             # The estimate may be short where rounds queue behind one another.
             yield from range(first, min(period, first + 2) + 1)

@@ -20,7 +20,7 @@ from geo_accel.profile.profile import Profile, UnitProfile
 from geo_accel.units import Unit
 from geo_accel.version import __version__
 
-WARMUP_STEPS = 3
+WARMUP_STEPS = 2
 WANTED_STEPS = 6
 STEPS = WARMUP_STEPS + WANTED_STEPS
 

@@ -9,6 +9,8 @@ PROBE_MAX_BYTES = 256 * 1024 * 1024
 PROBE_SECONDS = 0.2
 """What a line is filled for."""
 PROBE_LONGEST_S = 1.0
+LONG_LATENCY_S = PROBE_SECONDS / 4
+"""From here on a probe mostly waits for acknowledgements."""
 PROBE_LATENCIES = 20
 """A probe tries nothing new after so many seconds and latencies together."""
 
@@ -30,7 +32,7 @@ _LASTING_LATENCY_S = 0.005
 # What a lost packet costs at least, in latencies, and in shares of what a transfer takes: less is noise.
 _LOSS_LATENCIES, _LOSS_SHARE = 0.5, 0.2
 # So long a window is watched that has begun to shrink, of which the end counts.
-_SHRINKING_S, _END_S = 2.5, 1.0
+_SHRINKING_S, _END_S = 5.0, 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +90,16 @@ class Link:
 
 
 def probe_links(
-    exchange: Callable[[int], Sequence[float]], latency: Sequence[float], longest_s: float = PROBE_SECONDS
+    exchange: Callable[[int], Sequence[float]],
+    latency: Sequence[float],
+    longest_s: float = PROBE_SECONDS,
+    have_lost: Callable[[], bool] | None = None,
 ) -> list[Link]:
     """One `Link` per party, from timed exchanges of growing size.
 
     `exchange(nbytes)` sends that many bytes each way and returns every party's seconds, the same list on every rank,
-    so that all probe the same sizes; `latency` are those of an exchange of nothing.
+    so that all probe the same sizes; `latency` are those of an exchange of nothing. `have_lost()` tells, all ranks
+    alike, whether packets were lost since it was last asked; without it, transfers that take too long do.
 
     TCP opens its window while it sends. A transfer counts when it waited for no acknowledgement, or when the one
     before, of the same size, was as fast; the size grows until one that counts takes `longest_s` seconds beyond the
@@ -103,7 +109,7 @@ def probe_links(
     Begins nothing larger after `PROBE_LONGEST_S` seconds and `PROBE_LATENCIES` latencies together; on a line that
     loses packets another few seconds follow.
     """
-    probe = _Probe(exchange, max(latency))
+    probe = _Probe(exchange, max(latency), have_lost)
     counted = probe.lasting(probe.fill(longest_s))
     nbytes = sum(size for size, _ in counted)
     return [
@@ -119,8 +125,13 @@ def probe_links(
 class _Probe:
     """One probe's transfers; seconds of a transfer are the slowest party's, beyond the latency."""
 
-    def __init__(self, exchange: Callable[[int], Sequence[float]], latency_s: float) -> None:
-        self._exchange, self._latency_s = exchange, latency_s
+    def __init__(
+        self,
+        exchange: Callable[[int], Sequence[float]],
+        latency_s: float,
+        have_lost: Callable[[], bool] | None,
+    ) -> None:
+        self._exchange, self._latency_s, self._have_lost = exchange, latency_s, have_lost
         self._spent = 0.0
         self.loses = False
         """Whether packets were lost."""
@@ -168,24 +179,25 @@ class _Probe:
         per_byte = min(self._beyond(taken) for _, taken in self._sent) / nbytes
         more = int(min(_LASTING_BYTES - nbytes, _LASTING_S / per_byte))
         watched = self._latency_s >= _LASTING_LATENCY_S
-        if watched and more > 0 and not self._has_lost(per_byte):
+        if watched and more > 0 and not self._took_too_long(per_byte):
             self._send(more)
-        if not watched or not self._has_lost(per_byte):
+        if not watched or not (self._took_too_long(per_byte) or (self._have_lost is not None and self._have_lost())):
             return [(size, t) for size, t in self._sent if self._beyond(t) <= _ALIKE * per_byte * size]
         end = self._spent + _SHRINKING_S
         while self._spent < end:
             # The less passes, the less is sent.
             size, taken = self._sent[-1]
-            self._send(max(PROBE_START_BYTES, min(nbytes, int(_END_S / 2 * size / self._beyond(taken)))))
-        self.loses = True
+            self._send(max(PROBE_START_BYTES, min(_LASTING_BYTES, int(_END_S / 2 * size / self._beyond(taken)))))
+        # What was lost while the window opened may have been lost because it had opened too far.
+        self.loses = self._have_lost is None or self._have_lost()
         shrunk, seconds = [], 0.0
         while seconds < _END_S and self._sent:
             shrunk.append(self._sent.pop())
             seconds += max(shrunk[-1][1])
         return shrunk
 
-    def _has_lost(self, per_byte: float) -> bool:
-        """Whether the last transfer had to send something again, where without loss a byte takes so many seconds."""
+    def _took_too_long(self, per_byte: float) -> bool:
+        """Whether the last transfer must have sent something again, if otherwise a byte takes so many seconds."""
         size, taken = self._sent[-1]
         usual = per_byte * size
         return self._beyond(taken) > usual + max(_LOSS_LATENCIES * self._latency_s, _LOSS_SHARE * usual)

@@ -3,17 +3,19 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, process_time, thread_time
 
 import torch
 
-from geo_accel.profile.link import Link
+from geo_accel.profile.link import LONG_LATENCY_S, Link
 from geo_accel.sync.transfers import Transfers
 
 _TRIALS = 2
 _BURN_S = 0.1
+"""Where two trials are made; one takes twice as long."""
 _CROSSING_S = 0.2
 _LONGEST_CROSSING_S = 3 * _CROSSING_S
 _DISTURBING_VALUES = 512 * 1024
@@ -32,24 +34,30 @@ class Contention:
     """Seconds lost per byte that leaves, and as many that come in."""
 
 
-def measure_contention(transfers: Transfers, link: Link, others: int) -> Contention:
+def measure_contention(
+    transfers: Transfers, in_background: Callable[..., Future], link: Link, others: int
+) -> Contention:
     """Computes alone, beside a working thread and beside a transfer to `others` other sites, in turns. Collective.
 
-    All ranks of a machine compute, and disturb, at the same time. `link` is the slowest site's; if it is right, and
-    its window still open from measuring it, this takes a second. Raises SiteLostError for a site that does not answer.
+    `in_background(work, *arguments)` runs work on the thread that transfers. All ranks of a machine compute, and
+    disturb, at the same time. `link` is the slowest site's; if it is right, and its window still open from measuring
+    it, this takes a second. Raises SiteLostError for a site that does not answer.
     """
     nbytes = max(1, int(_CROSSING_S / link.seconds_per_byte / others))
+    # Over a long line meeting and transferring take longer than computing.
+    trials = 1 if link.latency_s >= LONG_LATENCY_S else _TRIALS
+    burn_s = _BURN_S * _TRIALS / trials
     alone = beside = 0.0
     sending, lost = [], []
-    for _ in range(_TRIALS):
+    for _ in range(trials):
         # Once: what follows takes equally long everywhere.
-        transfers.meet()
-        quiet = _for_a_while()
+        in_background(transfers.meet).result()
+        quiet = _for_a_while(burn_s)
         # Sums, because a scheduler that puts three threads on one core and one on the other does so for a while:
         # single trials say anything from a quarter to three.
         alone += quiet
-        beside += _beside_a_thread()
-        crossing = _beside_a_transfer(transfers, nbytes)
+        beside += _beside_a_thread(burn_s)
+        crossing = _beside_a_transfer(in_background(transfers.transfer, nbytes))
         sending.append(crossing.processor_s / (nbytes * others))
         lost.append(max(0.0, 1 - crossing.speed / quiet) * crossing.seconds / (nbytes * others))
     share = min(_MOST_LOST, max(0.0, alone / max(beside, 1.0) - 1))
@@ -70,9 +78,9 @@ class _Crossing:
     """Of this process beside its computing thread."""
 
 
-def _beside_a_transfer(transfers: Transfers, nbytes: int) -> _Crossing:
+def _beside_a_transfer(transfer: "Future[float]") -> _Crossing:
     process, thread = process_time(), thread_time()
-    transfer, end = transfers.begin(nbytes), perf_counter() + _LONGEST_CROSSING_S
+    end = perf_counter() + _LONGEST_CROSSING_S
     # Where many processes share few cores, a scheduler has let some of them compute for seconds while others, whose
     # bytes they waited for, got nothing: then rather no more computing.
     speed = _burn(lambda: not transfer.done() and perf_counter() < end)
@@ -81,7 +89,7 @@ def _beside_a_transfer(transfers: Transfers, nbytes: int) -> _Crossing:
     return _Crossing(speed=speed, seconds=seconds, processor_s=max(own, 1e-9))
 
 
-def _beside_a_thread() -> float:
+def _beside_a_thread(seconds: float) -> float:
     stop = threading.Event()
     values = torch.zeros(_DISTURBING_VALUES, dtype=torch.float32, device="cpu")
 
@@ -93,14 +101,14 @@ def _beside_a_thread() -> float:
     thread = threading.Thread(target=disturb, daemon=True)
     thread.start()
     try:
-        return _for_a_while()
+        return _for_a_while(seconds)
     finally:
         stop.set()
         thread.join()
 
 
-def _for_a_while() -> float:
-    end = perf_counter() + _BURN_S
+def _for_a_while(seconds: float) -> float:
+    end = perf_counter() + seconds
     return _burn(lambda: perf_counter() < end)
 
 

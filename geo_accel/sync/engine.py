@@ -129,11 +129,11 @@ class Engine:
             self.step_count += 1
             if self.plan is None:
                 self._hear_beat()
-                plan = self._planning.measured() if self._begun else self._planning.begin()
+                plan = (self._planning.measured if self._begun else self._planning.begin)(self.step_count)
                 self._begun = True
                 if plan is not None:
                     self._adopt(plan)
-                else:
+                elif self._planning.probe is None:  # which shows who is there too
                     self._beat = self._rounds.beat(self.step_count, self.wishes.told())
             elif self._at_start_of_period():
                 plan = self._planning.next_plan(self.plan)
@@ -218,6 +218,7 @@ class Engine:
 
     def _apply_all(self) -> float:
         """Finishes and applies what is in flight; returns the seconds waited."""
+        self._planning.finish_probing()
         self._hear_beat()
         waited = 0.0
         while self._in_flight:
@@ -304,7 +305,9 @@ class Engine:
 
     def close(self) -> None:
         """Ends the background thread and writes the trace, if one is wanted. Does not flush."""
-        self._rounds.close(at_rest=self._broken is None and self._beat is None and not self._in_flight)
+        self._rounds.close(
+            at_rest=self._broken is None and not any((self._beat, self._planning.probe, self._in_flight))
+        )
         for watching in (self._hooks, self._traced_layers, self._planning):
             if watching is not None:
                 watching.remove()
@@ -395,7 +398,7 @@ class Engine:
         """Raises what broke, at the first boundary after it broke."""
         if self._broken is not None:
             raise self._broken
-        for future in [self._beat, *(running.future for running in self._in_flight)]:
+        for future in [self._planning.probe, self._beat, *(running.future for running in self._in_flight)]:
             if future is not None and future.done():
                 with self._losing_sites():
                     future.result()

@@ -30,7 +30,7 @@ from geo_accel.transport.identity import Identity, Message
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
 _TRIAL_PARTS = 8
 _MOST_TRIAL_VALUES = 16_000_000
-# Measuring holds up training: over the nine steps that are measured, this tries each of six codecs three times.
+# Measuring holds up training: over the eight steps that are measured, this tries each of six codecs twice at least.
 _TRIALS_AT_A_BOUNDARY = 2
 # Probes of equal links differ by a tenth, and sites that are told unlike links are given unlike ratios.
 _ALIKE = 1.15
@@ -48,28 +48,36 @@ _ONE_WAYS = 2
 measured is a swap's, what a config states is the line's."""
 
 
-def measure_links(transfers: Transfers, topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...]:
-    """Each site's link as it swaps with all others at once, or what the config states. Collective.
+def stated_links(topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...] | None:
+    """Each site's link where the config states all of it, else None."""
+    stated = (config.bandwidth_mbps, config.latency_ms)
+    if "auto" in stated:
+        return None
+    link = Link.of(mbps=stated[0], latency_ms=_ONE_WAYS * stated[1])
+    return tuple((site.name, link) for site in topology.sites)
 
-    With more than two sites both directions of each are measured too, one after the other: exchanges differ in what
-    they ask of them. Raises SiteLostError for a site that does not answer.
+
+def measure_links(
+    transfers: Transfers, topology: Topology, config: LinkConfig, latency: Sequence[float]
+) -> tuple[tuple[str, Link], ...]:
+    """Each site's link as it swaps with all others at once; what the config states counts. Collective.
+
+    `latency` is what `transfers` has measured before. With more than two sites both directions of each link are
+    measured too, one after the other: exchanges differ in what they ask of them. Raises SiteLostError for a site that
+    does not answer.
     """
     stated = (config.bandwidth_mbps, config.latency_ms)
-    if "auto" not in stated:
-        link = Link.of(mbps=stated[0], latency_ms=_ONE_WAYS * stated[1])
-        return tuple((site.name, link) for site in topology.sites)
-
     others = len(topology.sites) - 1
 
     def exchange(nbytes: int) -> Sequence[float]:
         return transfers.exchange(-(-nbytes // others))
 
-    latency = transfers.latency()
     if stated[0] != "auto":
         links = [Link(latency_s=one, seconds_per_byte=8e-6 / stated[0]) for one in latency]
     else:
         # With more sites this is only to open the windows, and to know how much to send one way.
-        links = probe_links(exchange, latency, PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS)
+        seconds = PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS
+        links = probe_links(exchange, latency, seconds, transfers.have_lost)
     if others > 1 and stated[0] == "auto":
         up, down = _one_way(transfers, topology, links)
         links = [

@@ -29,7 +29,8 @@ from geo_accel.profile.profile import Profile
 from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.crossings import Crossings
 from geo_accel.sync.losses import LossWatch
-from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message, measure_handling, measure_links
+from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message, measure_handling
+from geo_accel.sync.probing import Probing
 from geo_accel.sync.remembering import Known, keep, recall
 from geo_accel.sync.reviewing import Reviewer, steps_of_review
 from geo_accel.sync.rounds import Rounds
@@ -39,6 +40,8 @@ from geo_accel.units import Unit
 
 logger = logging.getLogger("geo_accel")
 
+# So long sites go on without each other for a probe that takes longer than the steps that are measured.
+_MOST_BOUNDARIES = 32
 # A running plan is reviewed after so many steps, at the end of a period.
 REVIEW_STEPS = 20
 
@@ -97,8 +100,10 @@ class Planning:
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(
             model, units, optimizer, away_s=self._crossings.waited
         )
-        self._links: tuple[tuple[str, Link], ...] = ()
-        self._contention = Contention()
+        self._probing: Probing | None = None
+        self._contention: Contention | None = None
+        self._boundaries = 0
+        """Passed while there was no plan yet."""
         self._review: Future | None = None
         self._count = self._due = self._sound_at = 0
         """Steps since the plan was adopted, when the review's outcome is taken, and when the link is sounded next."""
@@ -117,19 +122,20 @@ class Planning:
         """The slowest link as last seen; None where it was not measured."""
         if self.profile is not None:
             return self.profile.link
-        return Link.slowest([link for _, link in self._links]) if self._links else None
+        links = self._probing.links if self._probing is not None else None
+        return Link.slowest([link for _, link in links]) if links else None
 
-    def begin(self) -> Plan | None:
+    def begin(self, boundary: int) -> Plan | None:
         """At the first boundary: the plan, or None where steps have to be measured first, which begins now.
 
         Raises ValueError, on every rank alike, for a plan file that is none or is for another model.
         """
         self._began = perf_counter()
-        plan = self._begin()
+        plan = self._begin(boundary)
         self._has_planned(plan, self._began)
         return plan
 
-    def _begin(self) -> Plan | None:
+    def _begin(self, boundary: int) -> Plan | None:
         if self.request.schedule == "manual":
             return self._broadcast(self._read)
         if not self.request.needs_measurement:
@@ -138,14 +144,39 @@ class Planning:
         if known is not None:
             self.restore(known.plan, known.profile)
             return known.plan
-        topology, transfers, masters = self._transport.topology, self._rounds.transfers, self._rounds.masters
-        self._links = measure_links(transfers, topology, self._config.link)
-        if masters.device.type == "cpu":  # where an accelerator computes, nothing is lost
-            self._contention = measure_contention(transfers, self.link, len(self._sites) - 1)
-        self._transport.take_swaps()
+        topology = self._transport.topology
+        self._probing = Probing(self._rounds, topology, self._config.link)
         self._layers = self._watch()
-        self._rehearsal = Rehearsal(masters, topology, self.request.codecs)
+        self._rehearsal = Rehearsal(self._rounds.masters, topology, self.request.codecs)
+        self._knows_links(boundary)
         return None
+
+    def _knows_links(self, boundary: int) -> bool:
+        """Whether the links, and what using them takes from computing, are known, on all ranks alike."""
+        self._boundaries += 1
+        if not self._probing.is_over(boundary) and self._boundaries < _MOST_BOUNDARIES:
+            return False
+        self._probing.finish()
+        if self._contention is None:
+            self._measure_contention()
+        return True
+
+    def _measure_contention(self) -> None:
+        rounds, others = self._rounds, len(self._sites) - 1
+        if rounds.masters.device.type == "cpu":
+            self._contention = measure_contention(rounds.transfers, rounds.in_background, self.link, others)
+        else:  # where an accelerator computes, nothing is lost
+            self._contention = Contention()
+
+    @property
+    def probe(self) -> Future | None:
+        """Not collective: of what is measured in the background, None where nothing is."""
+        return self._probing.future if self._probing is not None else None
+
+    def finish_probing(self) -> None:
+        """At the same boundary everywhere: what is measured in the background comes to its end."""
+        if self._probing is not None:
+            self._probing.finish()
 
     @property
     def _key(self) -> Hashable:
@@ -175,12 +206,15 @@ class Planning:
         """Not collective: seconds of the step that ends here in which training waited for others than the rounds."""
         return self._crossings.end_step(self.link)
 
-    def measured(self) -> Plan | None:
-        """At a boundary while there is no plan: the plan, once enough steps were seen."""
+    def measured(self, boundary: int) -> Plan | None:
+        """At a boundary while there is no plan: the plan, once enough steps were seen and the links are known."""
         start = perf_counter()
         self._layers.end_step()
-        self._rehearsal.once()
-        plan = self._plan_what_was_measured() if self._layers.done else None
+        if not self._layers.done:
+            self._rehearsal.once()
+        plan = None
+        if self._knows_links(boundary) and self._layers.done:
+            plan = self._plan_what_was_measured()
         self._has_planned(plan, start)
         return plan
 
@@ -190,9 +224,10 @@ class Planning:
         masters = self._rounds.masters
         computing = layers.result(dict(masters.carried))
         mine = as_message(computing, measure_handling(rehearsal, self._contention))
+        links = self._probing.links
 
         def make(ranks: list[dict]) -> dict:
-            self.profile = assemble([from_message(rank) for rank in ranks], self._links, masters.device)
+            self.profile = assemble([from_message(rank) for rank in ranks], links, masters.device)
             return {"profile": self.profile.to_json(), "plan": self._choose().to_json()}
 
         told = self._control.consult("planning", mine, make)
@@ -214,7 +249,8 @@ class Planning:
             self._losses = self._watch_losses()
 
     def restore(self, plan: Plan, profile: Profile | None) -> None:
-        """Not collective: a run goes on with `plan`, which was made from `profile`."""
+        """A run goes on with `plan`, which was made from `profile`."""
+        self.finish_probing()
         self._stop_measuring()
         self.profile = profile
         if self.request.outer == "auto" and plan.outer != penalties().best_outer(plan.period, len(self._sites)):

@@ -91,8 +91,8 @@ class Rounds:
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
-        self.transfers = Transfers(transport, self._pool.submit)
-        """Measures the links, on the background thread."""
+        self.transfers = Transfers(transport)
+        """Measures the links: to be called `in_background`."""
         self._free: list[Scratch] = []
         self._plan = (0, 0)
         self._last: Identity | None = None
@@ -225,9 +225,9 @@ class Rounds:
         message = Message(self._identity("buffers", step))
         return self._pool.submit(work, lambda sends, receives: self._transport.swap(sends, receives, message))
 
-    def in_background(self, work: Callable[[], object]) -> Future:
-        """Runs `work` on the background thread, after the rounds that were started before."""
-        return self._pool.submit(work)
+    def in_background(self, work: Callable[..., object], *arguments: object) -> Future:
+        """Runs `work(*arguments)` on the background thread, after the rounds that were started before."""
+        return self._pool.submit(work, *arguments)
 
     def close(self, *, at_rest: bool = False) -> None:
         """Lets go of the background thread; what is queued and has not begun is dropped.

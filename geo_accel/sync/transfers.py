@@ -5,8 +5,7 @@ They run on the background thread, among the rounds. What each site saw is told 
 all choose the next transfer alike without asking the job's store.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from time import perf_counter
 
@@ -15,35 +14,38 @@ import torch
 from geo_accel.topology import Topology
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Identity, Message
+from geo_accel.transport.tcp_info import resent_segments
 
 Sends = int | Mapping[int, int]
 """Bytes to every receiver: by sending rank, or one number for all."""
 
 
 class Transfers:
-    """One rank's. All ranks call the same methods in the same order, with the same arguments.
+    """One rank's. All ranks call the same methods in the same order, with the same arguments, on the thread that talks
+    to the other sites.
 
     Whoever waits raises SiteLostError for a site that does not answer.
     """
 
-    def __init__(self, transport: GlooTransport, submit: Callable[..., Future]) -> None:
-        """`submit(work, *arguments)` runs work on the background thread."""
+    def __init__(self, transport: GlooTransport) -> None:
         self._transport = transport
         self._topology: Topology = transport.topology
-        self._submit = submit
         self._count = 0
         self._told_s = 0.0
         """Seconds of the last telling, without what ranks of a site told each other."""
+        self._resent = resent_segments() or 0
 
     def meet(self) -> None:
         """Returns when all ranks have come here, with all of them."""
-        self._submit(self._tell, 0.0, self._message()).result()
+        self.tell(0.0)
+
+    def tell(self, value: float) -> list[float]:
+        """What the ranks of each site say, the largest of it, by site."""
+        return self._tell(value, self._message())
 
     def latency(self, least: int = 2, most: int = 5) -> list[float]:
         """Seconds of an exchange of next to nothing, by site: the quickest of `least`, or more until two are alike."""
-        return self._submit(self._latency, self._message(), least, most).result()
-
-    def _latency(self, message: Message, least: int, most: int) -> list[float]:
+        message = self._message()
         self._tell(0.0, message)  # makes all start together
         self._tell(0.0, message)
         seen = []
@@ -59,30 +61,29 @@ class Transfers:
         It begins at once: ranks have just met or exchanged. Ranks that are neither senders nor receivers only hear
         what it took; without `receivers` all receive.
         """
-        return self._submit(self._exchange, sends, receivers, self._message()).result()
-
-    def _exchange(self, sends: Sends, receivers: Collection[int] | None, message: Message) -> list[float]:
+        message = self._message()
         taken = self._transfer(sends, receivers, message)
         message.identity = replace(message.identity, phase=1)  # also where this rank had no part in the transfer
         return self._tell(taken, message)
 
-    def begin(self, nbytes: int) -> Future:
-        """One transfer from all to all that goes on while the caller does something else: of its seconds here.
+    def have_lost(self) -> bool:
+        """Whether any rank's system has sent something again since this was last asked, the same on all.
 
-        It begins at once, like an exchange.
+        False where systems do not tell.
         """
-        return self._submit(self._transfer, nbytes, None, self._message())
+        before, self._resent = self._resent, resent_segments() or 0
+        return max(self.tell(self._resent - before)) > 0
 
-    def sound(self, nbytes: int, times: int) -> Future:
+    def transfer(self, nbytes: int) -> float:
+        """`nbytes` from all to all; seconds here. It begins at once, like an exchange, and nobody hears of it."""
+        return self._transfer(nbytes, None, self._message())
+
+    def sound(self, nbytes: int, times: int) -> None:
         """`nbytes` from all to all, `times` times, begun together. What it took is among the transport's swaps."""
         message = self._message()
-
-        def work() -> None:
-            self._tell(0.0, message)
-            for _ in range(times):
-                self._transfer(nbytes, None, message)
-
-        return self._submit(work)
+        self._tell(0.0, message)
+        for _ in range(times):
+            self._transfer(nbytes, None, message)
 
     def _message(self) -> Message:
         self._count += 1
@@ -108,7 +109,6 @@ class Transfers:
         return perf_counter() - start
 
     def _tell(self, value: float, message: Message) -> list[float]:
-        """What the ranks of each site say, the largest of it, by site."""
         topology, transport = self._topology, self._transport
         row = torch.zeros(len(topology.sites), dtype=torch.float64, device="cpu")
         if topology.carries:

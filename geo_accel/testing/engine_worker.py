@@ -195,6 +195,7 @@ def wishing(settings: dict, model: nn.Module, steps: int) -> dict:
             engine.wishes.wish("stop")
         if isinstance(model, Weights):
             model(torch.ones(())).backward()
+            time.sleep(0.01)
             optimizer.step()
         engine.step()
         done += [[step, what] for what in sorted(engine.wishes.take())]

@@ -121,7 +121,7 @@ def small_rounds(steps: int, change_at: int) -> dict:
         time.sleep(0.03)
         optimizer.step()
         engine.step()
-        seen.append(engine.link.megabits_per_second)
+        seen.append(engine.link.megabits_per_second if engine.link is not None else None)
     engine.flush()
     record = {"before": seen[change_at - 2], "after": seen[-1], "exposed_s": engine.exposed_s}
     engine.close()

@@ -125,7 +125,11 @@ def test_an_automatic_plan_keeps_its_budget_or_says_what_it_costs(sizes, step_s,
     plan = choose_plan(request(), units, sites, seen)
     course = timeline(plan, seen, sites)
     if course.step_s > (1 + BUDGET["stream"]) * step_s:
-        assert plan.period == LONGEST_PERIOD and "stay exposed" in plan.reason
+        assert "stay exposed" in plan.reason
+        # Where windows close between rounds, a longer period need not cost less; but none is within the budget.
+        careful = profile(mbps * FILL, latency_ms, units, step_s, sites=sites)
+        longest = choose_plan(request(period=LONGEST_PERIOD), units, sites, seen)
+        assert timeline(longest, careful, sites).step_s > (1 + BUDGET["stream"]) * step_s
     assert 1 <= plan.delay <= plan.period
     assert plan == choose_plan(request(), units, sites, seen)
 
@@ -152,18 +156,21 @@ def test_auto_takes_the_best_of_all_codecs_though_it_does_not_look_at_all(sites,
     assert penalty(auto) == min(map(penalty, within or fixed))
 
 
-def test_where_packets_are_lost_a_round_may_be_late_by_a_timeout():
-    units = [("head", 500_000), ("block", 500_000)]
+@pytest.mark.parametrize("codec", ["auto", "topk", "int8"])
+@pytest.mark.parametrize("latency_s, mbps", [(0.15, 20), (0.05, 16)])
+def test_where_packets_are_lost_a_round_may_be_late_by_a_timeout(codec, latency_s, mbps):
+    # With a sparse codec the period was 1, and with it the delay.
+    units = [("head", 2_000_000), ("block", 2_000_000)]
 
     def chosen(loses):
-        link = Link(latency_s=0.15, seconds_per_byte=8e-6 / 20, loses=loses)
+        link = Link(latency_s=latency_s, seconds_per_byte=8e-6 / mbps, loses=loses)
         known = Profile(
             units=tuple(UnitProfile(name=name, numel=numel, backward_s=0.1) for name, numel in units),
             step_s=0.3,
             links=(("a", link), ("b", link)),
         )
-        plan = choose_plan(Request(mode="stream"), units, 2, known)
+        plan = choose_plan(Request(mode="stream", codec=codec), units, 2, known)
         return plan, max(s.stop - s.start for s in timeline(plan, known, 2).steady() if s.track == "transfer")
 
     (steady, _), (lossy, longest) = chosen(False), chosen(True)
-    assert lossy.delay * 0.3 >= longest + 0.35 and lossy.delay > steady.delay
+    assert lossy.delay * 0.3 >= longest + latency_s + 0.2 and lossy.delay >= steady.delay

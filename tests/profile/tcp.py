@@ -15,6 +15,7 @@ class TcpLine:
         self.window, self.threshold = 10 * PACKET, math.inf
         self.random = random.Random(seed)
         self.spent = 0.0
+        self.lost = self._known = 0
 
     def __call__(self, nbytes):
         seconds, left = self.round_trip_s, float(nbytes)
@@ -26,6 +27,7 @@ class TcpLine:
             waits = left > 0 and self.window < self.rate * self.round_trip_s
             seconds += max(serial, self.round_trip_s) if waits else serial
             if self.loss and self.random.random() < 1 - (1 - self.loss) ** max(1, burst / PACKET):
+                self.lost += 1
                 self.window = self.threshold = max(2 * PACKET, self.window / 2)
                 seconds += self.round_trip_s  # it is sent again
             else:
@@ -33,6 +35,11 @@ class TcpLine:
                 self.window = min(self.window + growth, max(2 * self.rate * self.round_trip_s, 1e5))
         self.spent += seconds
         return [seconds]
+
+    def have_lost(self):
+        """Since it was last asked."""
+        before, self._known = self._known, self.lost
+        return self.lost > before
 
     def lasting_mbps(self, nbytes=1_000_000, times=60):
         """What it carries in the long run."""

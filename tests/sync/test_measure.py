@@ -1,6 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What is measured of links with more than two sites, on a clock of the test's own."""
 
+from concurrent.futures import Future
+
 import pytest
 import torch
 
@@ -36,6 +38,9 @@ class Clock:
     def meet(self):
         pass
 
+    def transfer(self, nbytes):
+        return self.exchange(nbytes)[0]
+
     def exchange(self, nbytes, receivers=None):
         sends = nbytes if isinstance(nbytes, dict) else dict.fromkeys(RANKS, nbytes)
         receivers = set(receivers or RANKS)
@@ -46,7 +51,8 @@ class Clock:
 
 
 def links_of(missed_s=0.0, **stated):
-    return dict(measure_links(Clock(missed_s), Topology(sites=SITES, rank=0), LinkConfig(**stated)))
+    clock = Clock(missed_s)
+    return dict(measure_links(clock, Topology(sites=SITES, rank=0), LinkConfig(**stated), clock.latency()))
 
 
 def test_both_directions_of_every_site_are_known():
@@ -81,20 +87,23 @@ def test_what_the_config_states_counts():
 
 def test_what_sending_costs_is_per_byte_that_leaves(monkeypatch):
     # 1 ms of processor per byte that leaves, beside which copying and encoding are nothing.
-    def crossing(transfers, nbytes):
-        others = len(RANKS) - 1
-        return contention._Crossing(
-            speed=2.0, seconds=transfers.exchange(nbytes)[0], processor_s=1e-3 * nbytes * others
-        )
+    def at_once(work, *sizes):
+        done = Future()
+        done.set_result((work(*sizes), sizes))
+        return done
 
-    monkeypatch.setattr(contention, "_for_a_while", lambda: 2.0)
-    monkeypatch.setattr(contention, "_beside_a_thread", lambda: 1.0)
+    def crossing(transfer):
+        seconds, (nbytes,) = transfer.result()
+        return contention._Crossing(speed=2.0, seconds=seconds, processor_s=1e-3 * nbytes * (len(RANKS) - 1))
+
+    monkeypatch.setattr(contention, "_for_a_while", lambda _: 2.0)
+    monkeypatch.setattr(contention, "_beside_a_thread", lambda _: 1.0)
     monkeypatch.setattr(contention, "_beside_a_transfer", crossing)
     topology = Topology(sites=SITES, rank=0)
     rehearsal = Rehearsal(PlainMasters(find_units(torch.nn.Linear(64, 64)), topology), topology, ["fp32", "int8"])
     for _ in range(3):
         rehearsal.once()
-    found = measure_contention(Clock(), Link.of(mbps=1, latency_ms=1), len(SITES) - 1)
+    found = measure_contention(Clock(), at_once, Link.of(mbps=1, latency_ms=1), len(SITES) - 1)
     handling = measure_handling(rehearsal, found)
     assert list(handling) == ["fp32", "int8"]
     for name, (training_s, _) in handling.items():

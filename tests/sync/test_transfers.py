@@ -2,18 +2,11 @@
 """Timed transfers between sites that are threads: all hear the same, whoever takes part."""
 
 import time
-from concurrent.futures import Future
 
 import pytest
 
 from geo_accel.sync.transfers import Transfers
 from tests.transport.memory import on_all_sites
-
-
-def at_once(work, *arguments):
-    future = Future()
-    future.set_result(work(*arguments))
-    return future
 
 
 def delayed(transport, seconds):
@@ -32,12 +25,12 @@ def delayed(transport, seconds):
 @pytest.mark.parametrize("sites", [2, 3, 5])
 def test_every_site_hears_the_seconds_of_all(sites):
     def work(transport):
-        transfers = Transfers(transport, at_once)
+        transfers = Transfers(transport)
         transfers.meet()
         everyone = transfers.exchange(1000)
         # One sends, another receives, and whoever has no part in it hears of it all the same.
         pair = transfers.exchange({0: 500}, {1})
-        transfers.begin(100).result()
+        assert transfers.transfer(100) > 0
         return everyone, pair, transfers.latency()
 
     first, *others = on_all_sites(sites, work)
@@ -49,7 +42,7 @@ def test_every_site_hears_the_seconds_of_all(sites):
 
 def test_the_slow_one_is_seen_and_a_latency_is_the_quickest_of_a_few():
     def work(transport):
-        transfers = Transfers(delayed(transport, 0.05 if transport.topology.rank == 1 else 0.0), at_once)
+        transfers = Transfers(delayed(transport, 0.05 if transport.topology.rank == 1 else 0.0))
         transfers.meet()
         return transfers.exchange(10), transfers.latency()
 
