@@ -71,11 +71,14 @@ def _exchange(swap: Swap, topology: Topology, peers: Sequence[int], mine: torch.
 def quick_checksum(values: torch.Tensor) -> int:
     """Of flat fp32 on the CPU, at the speed of its memory: CRC-32 of what the bits of every 4096 values add up to.
 
-    It misses nothing but values that have changed places among such 4096, which averages of the same never do.
+    It misses nothing but values that have changed places among such 4096, which averages of the same never do. Only
+    values that begin at places of the same parity in their storage are comparable, as peers' vectors do.
     """
-    rows = values.numel() // _ROW
-    whole = values[: rows * _ROW].view(torch.int64).view(rows, _ROW // 2)
-    return checksum([whole.sum(1), values[rows * _ROW :]])
+    first = values.storage_offset() % 2  # pairs are read as one number, from an even place on
+    rows = max(0, values.numel() - first) // _ROW
+    stop = first + rows * _ROW
+    whole = values[first:stop].view(torch.int64).view(rows, _ROW // 2)
+    return checksum([values[:first], whole.sum(1), values[stop:]])
 
 
 def first_difference(a: dict, b: dict) -> str:

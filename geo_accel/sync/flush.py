@@ -67,22 +67,32 @@ class Flush:
         ValueError, on every rank alike, where sites still differ: nothing that differs is ever saved or evaluated.
         """
         exact = Averaging(exchange=exchange_for(len(self._topology.sites)), coefficients=tuple(coefficients))
-        waiting: Round | None = None
-        for pieces in round_pieces([length for _, length in self._masters.carried]):
-            running = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=step, delay=0)
-            # The one before is applied, and the next one encoded, while this one crosses the link.
-            if waiting is not None:
-                self._rounds.apply(waiting)
-            waiting = running
-        if waiting is not None:
-            self._rounds.apply(waiting)
-        # Low-precision parameters round what they are given: the anchor is what they hold.
-        self._rounds.reset_anchor()
-        self._agree_on_the_rest(step, tuple(coefficients))
+        sums: list[int] = []
+        rest: list[tuple[Entry, int]] | None = None
+        running: Round | None = None
+        applied: Round | None = None
+        for pieces in [*round_pieces([length for _, length in self._masters.carried]), None, None]:
+            following = None
+            if pieces is not None:
+                following = self._rounds.start(pieces, averaging=exact, outer=Outer(), step=step, delay=0)
+            # While one round crosses the link, the next one is encoded and those before are looked at and applied.
+            if applied is not None:
+                # Low-precision parameters round what they are given: the anchor is what they hold.
+                sums += map(quick_checksum, self._rounds.take_anchor(applied.selection))
+            if pieces is None and rest is None:
+                entries = rest_of(self._model, self._masters.units) + self._eval_forms.entries()
+                rest = [(entry, entry.fingerprint()) for entry in entries]
+            if running is not None:
+                self._rounds.apply(running)
+            running, applied = following, running
+        weights = checksum([torch.tensor(sums, dtype=torch.int64, device="cpu")])
+        self._agree_on_the_rest(step, tuple(coefficients), weights, rest)
 
-    def _agree_on_the_rest(self, step: int, coefficients: tuple[float, ...]) -> None:
-        entries = rest_of(self._model, self._masters.units) + self._eval_forms.entries()
-        prints, weights = [entry.fingerprint() for entry in entries], quick_checksum(self._rounds.anchor)
+    def _agree_on_the_rest(
+        self, step: int, coefficients: tuple[float, ...], weights: int, rest: Sequence[tuple[Entry, int]]
+    ) -> None:
+        """`weights` is a checksum of those that this rank carries; `rest` is what it holds besides, with prints."""
+        entries, prints = [entry for entry, _ in rest], [print_ for _, print_ in rest]
         verdict = self._rounds.beside(
             lambda swap: compare(self._transport, swap, entries, prints, weights), step
         ).result()

@@ -102,12 +102,24 @@ class Rounds:
 
     def reset_anchor(self) -> None:
         """Takes the current weights, which must be the same on every site, as the last agreement."""
+        if self._topology.carries:
+            self.anchor = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
+            self.take_anchor(self.masters.select(self.masters.everything()))
+
+    def take_anchor(self, selection: Selection) -> list[torch.Tensor]:
+        """The same of `selection`; returns the stretches of the anchor that it lies in, none on a rank that carries
+        nothing."""
         if not self._topology.carries:
-            return
-        anchor = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
-        whole = self.masters.select(self.masters.everything())
-        self._staging.snapshot(lambda buffer: self.masters.read(whole, buffer), anchor)()
-        self.anchor = anchor
+            return []
+        stretches = [self.anchor[lo:hi] for lo, hi in selection.ranges]
+        whole = (
+            stretches[0] if len(stretches) == 1 else torch.zeros(selection.length, dtype=torch.float32, device="cpu")
+        )
+        self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), whole)()
+        if len(stretches) > 1:
+            for stretch, values in zip(stretches, whole.split([len(one) for one in stretches]), strict=True):
+                stretch.copy_(values)
+        return stretches
 
     def follow(self, plan: Plan, generation: int) -> None:
         """From now on rounds are those of `plan`, the `generation`th that was adopted: their messages say so."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from geo_accel.integrations.session import Session
 from geo_accel.sync.engine import Engine
+from geo_accel.sync.masters import Selection
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 
 
@@ -139,14 +140,14 @@ def refused(how: str) -> dict:
 
 
 def _moved_after_the_average(session: Session, engine: Engine, model: nn.Module) -> None:
-    reset_anchor = engine._rounds.reset_anchor
+    take_anchor = engine._rounds.take_anchor
 
-    def moved() -> None:
+    def moved(selection: Selection) -> list[torch.Tensor]:
         with torch.no_grad():
             model[1][0].weight[2, 1] += 1
-        reset_anchor()
+        return take_anchor(selection)
 
-    engine._rounds.reset_anchor = moved
+    engine._rounds.take_anchor = moved
 
 
 def with_other_defaults(scenario: Callable[[], dict]) -> dict:

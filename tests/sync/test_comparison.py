@@ -40,12 +40,14 @@ def test_weights_and_names_are_told_apart():
         assert verdict.kinds and not any(verdict.odd) and sent == [24]  # lists of unlike lengths are never sent
 
 
+@pytest.mark.parametrize("start", [0, 1, 22, 23])
 @pytest.mark.parametrize("numel", [0, 1, 4095, 4096, 10_001])
-def test_any_changed_value_changes_the_quick_checksum(numel):
-    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+def test_any_changed_value_changes_the_quick_checksum(numel, start):
+    whole = torch.randn(start + numel, generator=torch.Generator().manual_seed(numel))
+    values = whole[start:]
     before = quick_checksum(values)
-    assert quick_checksum(values.clone()) == before
+    assert quick_checksum(whole.clone()[start:]) == before
     for place in {0, numel // 2, numel - 1} if numel else ():
-        changed = values.clone()
+        changed = whole.clone()[start:]
         changed[place] = torch.nextafter(changed[place], torch.tensor(9.0))
         assert quick_checksum(changed) != before
