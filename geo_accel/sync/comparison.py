@@ -75,7 +75,9 @@ def quick_checksum(values: torch.Tensor) -> int:
     values that begin at places of the same parity in their storage are comparable, as peers' vectors do.
     """
     first = values.storage_offset() % 2  # pairs are read as one number, from an even place on
-    rows = max(0, values.numel() - first) // _ROW
+    rows = (values.numel() - first) // _ROW
+    if rows <= 0:
+        return checksum([values])
     stop = first + rows * _ROW
     whole = values[first:stop].view(torch.int64).view(rows, _ROW // 2)
     return checksum([values[:first], whole.sum(1), values[stop:]])
