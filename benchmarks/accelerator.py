@@ -114,9 +114,9 @@ def work(folder: Path) -> None:
             after = geo.step if name == "geo" else lambda: None
             step(after)
             torch.cuda.reset_peak_memory_stats()
-            before = geo.engine.exposed_s
+            before = geo.engine.figures.exposed_s
             steps[name] += [step(after) for _ in range(count)]
-            waited_s += (geo.engine.exposed_s - before) / (count * TURNS)
+            waited_s += (geo.engine.figures.exposed_s - before) / (count * TURNS)
             peak[name] = max(peak[name], torch.cuda.max_memory_allocated())
             geo.engine.settle()
     record = {

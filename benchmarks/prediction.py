@@ -123,7 +123,7 @@ def work(folder: Path, cases: list[tuple[str, int]]) -> None:
             # One period until what is in flight is what always is.
             if plan is not None and geo.engine.step_count >= geo.engine.adopted + period:
                 boundaries.append(perf_counter())
-        profile = geo.engine.profile
+        profile = geo.engine.planning.profile
         geo.engine.settle()
         geo.close()
         quiet = []

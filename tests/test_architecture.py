@@ -25,6 +25,7 @@ LAYERS = {
     "plan": 2,
     "transport": 2,
     "wire": 2,
+    "report": 2,
     "sync": 3,
     "integrations": 4,
     "__init__": 5,

@@ -134,7 +134,7 @@ def _between_sites(run: dict, accelerator: Accelerator, model: nn.Module, optimi
 def _bytes_sent(run: dict, sync: object, bare: nn.Module, steps: int, sites: int) -> float:
     """Bytes a site has sent in `steps` steps: geo_accel's own count, for the others what a ring all-reduce sends."""
     if run["method"] == "geo":
-        return float(sync.engine.wan_bytes)
+        return float(sync.engine.figures.wan_bytes)
     parameters = sum(parameter.numel() for parameter in bare.parameters())
     return 2 * (sites - 1) / sites * 4 * parameters * (steps // run["period"])
 

@@ -68,7 +68,7 @@ def train(accelerator: Accelerator, material: Material, config: dict, share: flo
         boundaries.append(time.perf_counter())
     geo.flush()
     ended = time.perf_counter()
-    plan, exposed_s = geo.engine.plan, geo.engine.exposed_s
+    plan, exposed_s = geo.engine.plan, geo.engine.figures.exposed_s
     held_out = evaluation_blocks(material.of("held_out", GROUP.texts), FULL)[site::sites]
     total = torch.tensor([summed_loss(bare, held_out), float(len(held_out))], dtype=torch.float64)
     dist.all_reduce(total)
