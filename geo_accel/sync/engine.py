@@ -14,25 +14,26 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
+from geo_accel.masters import Masters, PlainMasters
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
 from geo_accel.profile.trace import Trace
 from geo_accel.report.figures import Figures
+from geo_accel.rounds.rounds import Rounds
+from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.backward import require_backward_fits
 from geo_accel.sync.courses import AtBoundaries, Course, InBackward, NoPlan
 from geo_accel.sync.flush import Flush
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.in_flight import InFlight
 from geo_accel.sync.life import Life
-from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
 from geo_accel.sync.rest import untrained_checksums
-from geo_accel.sync.rounds import Rounds
 from geo_accel.sync.step_clock import StepClock
 from geo_accel.sync.trained import trained_units
 from geo_accel.sync.wishes import Wishes
 from geo_accel.topology import Topology
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit
 
@@ -51,7 +52,8 @@ class Engine:
         self,
         model: nn.Module,
         config: GeoConfig,
-        transport: GlooTransport,
+        transport: Transport,
+        inside: InsideSite,
         control: ControlPlane,
         *,
         optimizer: torch.optim.Optimizer | None = None,
@@ -79,10 +81,10 @@ class Engine:
         self._transport = transport
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
-        self._rounds = Rounds(self.masters, transport, self._trace)
+        self._rounds = Rounds(self.masters, transport, inside, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
-        self._flush = Flush(model, self.masters, self._rounds, transport, control, optimizers)
+        self._flush = Flush(model, self.masters, self._rounds, transport, inside, control, optimizers)
         if config.sync.mode == "backward":
             require_backward_fits(self._optimizer, config, self.topology)
         self.planning = Planning(

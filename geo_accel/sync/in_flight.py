@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from geo_accel.plan.plan import Piece, Plan
-from geo_accel.sync.rounds import Round, Rounds
+from geo_accel.rounds.rounds import Round, Rounds
 from geo_accel.sync.wishes import Wishes
 from geo_accel.transport.identity import Message
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from geo_accel.integrations.session import Session
+from geo_accel.masters import Selection
 from geo_accel.sync.engine import Engine
-from geo_accel.sync.masters import Selection
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 
 
