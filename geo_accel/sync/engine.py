@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
+from geo_accel.config.names import Mode
 from geo_accel.masters import Masters, PlainMasters
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
@@ -85,7 +86,7 @@ class Engine:
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
         self._flush = Flush(model, self.masters, self._rounds, transport, inside, control, optimizers)
-        if config.sync.mode == "backward":
+        if config.sync.mode == Mode.BACKWARD:
             require_backward_fits(self._optimizer, config, self.topology)
         self.planning = Planning(
             config, control, control.another(), transport, self._rounds, model, self.units, self._optimizer
@@ -228,13 +229,13 @@ class Engine:
     def _adopt(self, plan: Plan) -> None:
         """Begins `plan`, here or in mode "backward" in the step that begins here."""
         assert not self._in_flight
-        if plan.mode == "backward":  # which a plan file may say as well
+        if plan.mode == Mode.BACKWARD:  # which a plan file may say as well
             require_backward_fits(self._optimizer, self.config, self.topology)
         if self.plan is not None and plan.outer.momentum < self.plan.outer.momentum:
             self._rounds.outer.forget()  # a damped step does not carry on what made it necessary
         self._course.remove()
         course, begins = AtBoundaries, self.step_count
-        if plan.mode == "backward":
+        if plan.mode == Mode.BACKWARD:
             course, begins = self._in_backward, self.step_count + 1
         self.plan, self._course = plan, course(plan, self._in_flight, begins)
         self._course.start_step(self.step_count + 1)
