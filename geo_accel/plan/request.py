@@ -9,8 +9,8 @@ from geo_accel.plan.averaging import Outer
 DEFAULT_SCHEDULES = {"stream": "stream", "backward": "dreamddp", "blocking": "full"}
 BUDGET = {"stream": 0.03, "backward": 0.1, "blocking": 0.1}
 """By mode, the share of a step that synchronising may cost where the period is ours to choose, waiting and computing
-together, as it is estimated (docs/loss.md has what it turns out to be). Without overlap by whole steps the last units'
-transfers can hide behind nothing, and a tenth is what we accept."""
+together, as it is estimated (clock-*.md in benchmarks/results say what it turns out to be). Without overlap by whole
+steps the last units' transfers can hide behind nothing, and a tenth is what we accept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
