@@ -137,6 +137,18 @@ def test_source_names_pages_that_exist() -> None:
     assert not missing
 
 
+def test_messages_that_are_explained_are_said() -> None:
+    """But for what the interpreter says at its end."""
+    source = "".join(
+        path.read_text("utf-8") for folder in ("geo_accel", "recipes") for path in (ROOT / folder).rglob("*.py")
+    )
+    said = re.sub(r'"\s*\n\s*f?"', "", source)
+    table = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/when-it-fails.md").read_text("utf-8"), flags=re.MULTILINE)
+    fragments = [part for message in table for part in re.split(r" of rank\(s\) \.\.\. ", message)]
+    assert len(fragments) > 8
+    assert [fragment for fragment in fragments if fragment not in said] == []
+
+
 @each_page(PAGES)
 def test_pages_say_what_is(page: Path) -> None:
     assert [found.group() for found in HISTORY.finditer(page.read_text("utf-8"))] == []
