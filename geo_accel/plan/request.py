@@ -11,8 +11,8 @@ from geo_accel.config.schema import GeoConfig
 DEFAULT_SCHEDULES = {Mode.STREAM: Schedule.STREAM, Mode.BACKWARD: Schedule.DREAMDDP, Mode.BLOCKING: Schedule.FULL}
 BUDGET = {Mode.STREAM: 0.03, Mode.BACKWARD: 0.1, Mode.BLOCKING: 0.1}
 """By mode, the share of a step that synchronising may cost where the period is ours to choose, waiting and computing
-together, as it is estimated (docs/loss.md has what it turns out to be). Without overlap by whole steps the last units'
-transfers can hide behind nothing, and a tenth is what we accept."""
+together, as it is estimated (clock-*.md in benchmarks/results say what it turns out to be). Without overlap by whole
+steps the last units' transfers can hide behind nothing, and a tenth is what we accept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

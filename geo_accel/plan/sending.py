@@ -78,7 +78,8 @@ class Sending:
         hub = hub if exchange == Exchange.HUB else 0
         if codec not in SPARSE_CODECS:
             return Averaging(codec=codec, exchange=exchange, hub=hub)
-        # Measured (docs/loss.md): the rest is best left in the weights, where overlap weighting does no good.
+        # Measured (benchmarks/results/loss-h100-2026-11-26.md): the rest is best left in the weights, where overlap
+        # weighting does no good.
         overlap = False if self.request.overlap == AUTO else self.request.overlap
         if isinstance(overlap, bool):
             overlap = Overlap.mean_of_senders(self.sites) if overlap else Overlap()
