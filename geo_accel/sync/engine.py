@@ -79,7 +79,6 @@ class Engine:
         self.units = trained_units(model, optimizers, says=self.topology.rank == 0)
         self.masters = masters(self.units, self.topology)
         require_same(control, self.topology, config, self.masters, facts or {}, untrained_checksums(model, self.units))
-        self._transport = transport
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
         self._rounds = Rounds(self.masters, transport, inside, self._trace)
@@ -160,10 +159,7 @@ class Engine:
             self._apply_all()
             self._flush.run(self.step_count, self.plan.averaging.coefficients if self.plan else ())
         self._flushed_at = self.step_count
-        stop = perf_counter()
-        self._trace.add("flush", "flush", start, stop)
-        self.figures.flush_s += stop - start
-        self._clock.drop()
+        self._clock.flushed(start)
 
     def settle(self) -> None:
         """Finishes and applies what is in flight."""
@@ -171,13 +167,7 @@ class Engine:
             self._apply_all()
 
     def restore(
-        self,
-        *,
-        step: int,
-        adopted: int,
-        plan: Plan | None,
-        profile: Profile | None,
-        outer_state: torch.Tensor | None,
+        self, *, step: int, adopted: int, plan: Plan | None, profile: Profile | None, outer_state: torch.Tensor | None
     ) -> None:
         """Continues at step boundary `step` with weights that every site has just loaded alike."""
         assert not self._in_flight

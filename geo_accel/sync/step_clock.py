@@ -55,6 +55,13 @@ class StepClock:
         if planned:
             self._planning.saw_step(now - self._began - (self._figures.exposed_s - self._exposed_before))
 
+    def flushed(self, start: float) -> None:
+        """A flush that began at `start` (seconds of `perf_counter`) is over; evaluating or saving follows."""
+        stop = perf_counter()
+        self._trace.add("flush", "flush", start, stop)
+        self._figures.flush_s += stop - start
+        self.drop()
+
     def remove(self) -> None:
         """Takes the hooks away."""
         if self._layers is not None:
