@@ -15,9 +15,6 @@ PACKAGE = Path(geo_accel.version.__file__).parent
 # A part is a folder or a module directly inside geo_accel. A new one gets its place here.
 LAYERS = {
     "version": 0,
-    "config_rules": 1,
-    "config_parts": 1,
-    "config_file": 1,
     "config": 1,
     "topology": 1,
     "units": 1,
@@ -250,7 +247,7 @@ def test_vague_names_are_found(tmp_path):
 
 def _package(folder: Path, files: dict[str, str]) -> Path:
     package = folder / "geo_accel"
-    skeleton = ["__init__.py", "config.py", "units.py", "commands/main.py", "testing/worker.py"]
+    skeleton = ["__init__.py", "config/__init__.py", "units.py", "commands/main.py", "testing/worker.py"]
     skeleton += [f"{part}/__init__.py" for part in ("sync", "plan", "wire", "profile", "lab", "integrations")]
     for name, text in {**dict.fromkeys(skeleton, ""), "sync/engine.py": "", **files}.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)

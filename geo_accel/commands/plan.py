@@ -20,11 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from geo_accel.commands import drawing, picture
-from geo_accel.config import CODECS, SPARSE_CODECS
+from geo_accel.config.names import AUTO, CODECS, MODES, SCHEDULES, SPARSE_CODECS, Mode, Schedule
 from geo_accel.plan.averaging import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
-from geo_accel.plan.plan import MODES, Plan, read_plan
+from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import Timeline, timeline
 from geo_accel.profile.document import write_whole
@@ -35,8 +35,13 @@ from geo_accel.profile.trace import event, process, write_trace
 NAME = "plan"
 SUMMARY = "make, check and show what is sent when"
 
-SCHEDULES = ("auto", "full", "equal", "dreamddp", "stream")
-_MODE_OF = {"auto": "stream", "full": "blocking", "equal": "backward", "dreamddp": "backward", "stream": "stream"}
+_MODE_OF = {
+    AUTO: Mode.STREAM,
+    Schedule.FULL: Mode.BLOCKING,
+    Schedule.EQUAL: Mode.BACKWARD,
+    Schedule.DREAMDDP: Mode.BACKWARD,
+    Schedule.STREAM: Mode.STREAM,
+}
 _MAKING = ("period", "schedule", "mode", "codec", "ratio", "delay")
 """Options that only a new plan has; None where they were not given."""
 _MOST_ROWS = 48
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, metavar="FILE", help="an existing plan, to be checked and shown")
     making = parser.add_argument_group("making a plan")
     making.add_argument("--period", type=_count(1), metavar="N|auto", help="steps between synchronisations of a unit")
-    making.add_argument("--schedule", metavar="NAME", help=f"one of {', '.join(SCHEDULES)} (default: auto)")
+    making.add_argument("--schedule", metavar="NAME", help=f"one of {', '.join((AUTO, *SCHEDULES))} (default: auto)")
     making.add_argument(
         "--mode",
         metavar="NAME",
@@ -153,7 +158,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     given = [name for name in _MAKING if getattr(arguments, name) is not None]
     if arguments.plan is not None and given:
         raise ValueError(f"--{given[0]} makes a new plan and --plan reads one: leave one of them out.")
-    for option, allowed in (("schedule", SCHEDULES), ("mode", MODES), ("codec", ("auto", *CODECS))):
+    for option, allowed in (("schedule", (AUTO, *SCHEDULES)), ("mode", MODES), ("codec", (AUTO, *CODECS))):
         value = getattr(arguments, option)
         if value is not None and value not in allowed:
             raise ValueError(f"--{option} {value!r} is not in this version; allowed: {', '.join(allowed)}.")
@@ -202,21 +207,21 @@ def _sites_of(profile: Profile | None) -> int:
 
 
 def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
-    schedule = arguments.schedule or "auto"
+    schedule = arguments.schedule or AUTO
     measured = profile.link is None and any(unit.transfer_s is not None for unit in profile.units)
     request = Request(
         mode=arguments.mode or _MODE_OF[schedule],
-        period=arguments.period or "auto",
+        period=arguments.period or AUTO,
         schedule=schedule,
-        delay=arguments.delay or "auto",
-        codec=arguments.codec or ("fp32" if measured else "auto"),
-        ratio=arguments.ratio or "auto",
+        delay=arguments.delay or AUTO,
+        codec=arguments.codec or ("fp32" if measured else AUTO),
+        ratio=arguments.ratio or AUTO,
     )
-    if arguments.ratio not in (None, "auto") and arguments.codec not in SPARSE_CODECS:
+    if arguments.ratio not in (None, AUTO) and arguments.codec not in SPARSE_CODECS:
         raise ValueError(f"--ratio {arguments.ratio:g}: for {' and '.join(SPARSE_CODECS)}; say --codec topk.")
-    if request.mode != "stream" and arguments.delay not in (None, "auto"):
+    if request.mode != Mode.STREAM and arguments.delay not in (None, AUTO):
         raise ValueError(f"--delay {arguments.delay}: mode {request.mode} applies within the step; leave --delay out.")
-    if request.resolved_schedule == "stream" and profile.numel == 0:
+    if request.resolved_schedule == Schedule.STREAM and profile.numel == 0:
         raise ValueError(
             f"{arguments.profile}: the schedule stream balances elements, which this profile does not know: "
             "use --schedule dreamddp, equal or full."
@@ -291,7 +296,7 @@ def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, sites
         table.add_row(what, Text(value))
 
     add("schedule", f"{plan.schedule}, mode {plan.mode}")
-    add("period", f"{plan.period} steps" if plan.mode != "stream" else f"{plan.period} steps, delay {plan.delay}")
+    add("period", f"{plan.period} steps" if plan.mode != Mode.STREAM else f"{plan.period} steps, delay {plan.delay}")
     sends = _period_bytes(plan, profile, sites)
     add("codec", f"{plan.averaging}, exchange {plan.exchange}")
     if plan.outer != Outer():

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from geo_accel.config.names import AUTOMATIC_CODECS
 from geo_accel.plan.shapes import PRESETS
 from geo_accel.profile.device import DEVICES, choose_device
 from geo_accel.profile.document import write_whole
@@ -77,7 +78,6 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     import torch.distributed as dist
 
     from geo_accel.integrations.session import connect
-    from geo_accel.plan.request import Request
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.link import Link
     from geo_accel.profile.trace import Trace
@@ -117,7 +117,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         pairs = ()
         if arguments.pairs:
             pairs = rounds.in_background(measure_pairs, rounds.transfers, topology).result()
-        rehearsal = Rehearsal(rounds.masters, topology, Request(mode="stream").codecs)
+        rehearsal = Rehearsal(rounds.masters, topology, AUTOMATIC_CODECS)
     timer = LayerTimer(model, units, optimizer)
     for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
         timer.start_step()

@@ -14,7 +14,8 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from transformers.integrations import deepspeed_config
 
 from geo_accel.config import GeoConfig, load_config
-from geo_accel.config_file import BLOCK
+from geo_accel.config.file import BLOCK
+from geo_accel.config.names import Mode
 from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.sync import checkpoint
@@ -153,7 +154,7 @@ def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
             f"ZeRO {stage} needs sites of equal size, because ranks exchange their own partitions: {sizes}. Use as "
             'many ranks on each site, or "stage": 0.'
         )
-    if session.config.sync.mode == "backward":
+    if session.config.sync.mode == Mode.BACKWARD:
         raise ValueError('sync.mode "backward" does not go with DeepSpeed and its own masters; use "stream".')
     here = len(session.topology.site.ranks)
     spread = [

@@ -4,10 +4,7 @@
 import math
 from dataclasses import dataclass
 
-from geo_accel.config import CODECS, SPARSE_CHUNK, SPARSE_CODECS
-
-EXCHANGES = ("direct", "hub", "two-shot")
-RESIDUALS = ("weights", "buffer", "none")
+from geo_accel.config.names import CODEC_FACTS, CODECS, EXCHANGES, RESIDUALS, SPARSE_CHUNK, Exchange, Residual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +15,13 @@ class Averaging:
     """
 
     codec: str = "fp32"
-    exchange: str = "direct"
+    exchange: str = Exchange.DIRECT
     """"direct": everyone sends to everyone; "hub": one site averages and answers; "two-shot": all-to-all of shares."""
     hub: int = 0
     """The site, by number, that averages in exchange "hub"."""
     kept: tuple[int, ...] = ()
     """Values of every 4096 that a sparse codec keeps, by site; empty for a dense one."""
-    residual: str = "weights"
+    residual: str = Residual.WEIGHTS
     """Where that waits which was not sent (DESIGN 3): in the weights, in a buffer, or, "none", nowhere: it is lost."""
     threshold: int = 0
     """Overlap weighting: what at most so many sites sent is weighed; 0 weighs nothing."""
@@ -45,7 +42,7 @@ class Averaging:
             raise ValueError(f"plan: with codec {self.codec} it {need} how many values each site keeps (kept).")
         if not all(_whole(one, 1) and one <= SPARSE_CHUNK for one in self.kept):
             raise ValueError(f"plan: kept is {list(self.kept)}; each must be a whole number from 1 to {SPARSE_CHUNK}.")
-        if self.sparse and self.exchange == "two-shot":
+        if self.sparse and self.exchange == Exchange.TWO_SHOT:
             raise ValueError(f"plan: exchange two-shot is for dense codecs; with {self.codec} use direct or hub.")
         if not _real(self.gain) or self.gain < 1:
             raise ValueError(f"plan: gain is {self.gain!r}; it must be a finite number >= 1.")
@@ -57,11 +54,11 @@ class Averaging:
     @property
     def lossless(self) -> bool:
         """Whether everything is sent as it is."""
-        return self.codec == "fp32"
+        return CODEC_FACTS[self.codec].lossless
 
     @property
     def sparse(self) -> bool:
-        return self.codec in SPARSE_CODECS
+        return CODEC_FACTS[self.codec].sparse
 
     def __str__(self) -> str:
         """For people: codec and ratios, in a few words."""

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import SPARSE_CHUNK
 from geo_accel.plan.averaging import Averaging, Outer
 
 _FILE = "penalty.json"

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
+from geo_accel.config.names import MODES, Mode
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.profile.document import parse, read
 
 VERSION = 3
-MODES = ("stream", "backward", "blocking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class Plan:
                 raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
         if self.period < 1 or len(self.rounds) != self.period:
             raise ValueError(f"plan: {len(self.rounds)} steps listed for a period of {self.period}.")
-        if self.mode != "stream" and self.delay != 0:
+        if self.mode != Mode.STREAM and self.delay != 0:
             raise ValueError(f"plan: delay {self.delay} in mode {self.mode}, which applies within the step: use 0.")
-        if self.mode == "stream" and not 1 <= self.delay <= self.period:
+        if self.mode == Mode.STREAM and not 1 <= self.delay <= self.period:
             raise ValueError(f"plan: delay {self.delay}; in mode stream it is at least 1 and at most {self.period}.")
         if any(not members for step in self.rounds for members in step):
             raise ValueError("plan: a round without units was found; leave it out.")

@@ -10,7 +10,8 @@ from time import perf_counter, thread_time
 
 import torch
 
-from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS, LinkConfig
+from geo_accel.config import LinkConfig
+from geo_accel.config.names import SPARSE_CHUNK, SPARSE_CODECS
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.plan.partition import stream

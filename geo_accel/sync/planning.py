@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig, OuterConfig
+from geo_accel.config.names import AUTO, Schedule
 from geo_accel.plan.averaging import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.penalty import penalties
@@ -80,7 +81,7 @@ class Planning:
             background_control,
             transport.topology,
             request,
-            follow_link=config.link.bandwidth_mbps == "auto",
+            follow_link=config.link.bandwidth_mbps == AUTO,
         )
         self.profile: Profile | None = None
         """What the current plan was made from; None where nothing was measured."""
@@ -136,7 +137,7 @@ class Planning:
         return plan
 
     def _begin(self, boundary: int) -> Plan | None:
-        if self.request.schedule == "manual":
+        if self.request.schedule == Schedule.MANUAL:
             return self._broadcast(self._read)
         if not self.request.needs_measurement:
             return self._broadcast(self._choose)
@@ -237,13 +238,13 @@ class Planning:
 
     def adopted(self, plan: Plan) -> None:
         """Not collective: `plan` begins; what was seen before says nothing about it."""
-        if self.profile is not None and plan.schedule != "manual":
+        if self.profile is not None and plan.schedule != Schedule.MANUAL:
             keep(self._transport, self._key, Known(plan=plan, profile=self.profile))
         self._review = None
         self._steps.clear()
         self._count = self._sound_at = 0
         self._sounding = None
-        if self.profile is not None and plan.schedule != "manual" and self._config.link.bandwidth_mbps == "auto":
+        if self.profile is not None and plan.schedule != Schedule.MANUAL and self._config.link.bandwidth_mbps == AUTO:
             self._sounding = sounding(plan, self.profile, len(self._sites))
         if plan.outer != Outer() and self._losses is None:
             self._losses = self._watch_losses()
@@ -253,7 +254,7 @@ class Planning:
         self.finish_probing()
         self._stop_measuring()
         self.profile = profile
-        if self.request.outer == "auto" and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
+        if self.request.outer == AUTO and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
             self.reviewer.request = replace(self.request, outer=plan.outer)  # it had been damped
 
     def remove(self) -> None:

@@ -15,6 +15,7 @@ from time import perf_counter
 
 import torch
 
+from geo_accel.config.names import Residual
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
@@ -76,7 +77,9 @@ def in_place(masters: Masters, topology: Topology, averaging: Averaging) -> bool
     was read is needed later.
     """
     shared = masters.replicated and len(topology.site.ranks) > 1
-    return masters.device.type == "cpu" and not shared and not averaging.sparse and averaging.residual == "weights"
+    return (
+        masters.device.type == "cpu" and not shared and not averaging.sparse and averaging.residual == Residual.WEIGHTS
+    )
 
 
 class Rounds:
@@ -150,7 +153,7 @@ class Rounds:
             "codec": averaging.codec,
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
-        if topology.carries and averaging.residual == "buffer" and self.residual is None:
+        if topology.carries and averaging.residual == Residual.BUFFER and self.residual is None:
             self.residual = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
         # Rounds in flight need one each.
         scratch = self._free.pop() if self._free else Scratch()

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import torch
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import CODEC_FACTS, HUB_ANSWER, SPARSE_CHUNK, Exchange
 from geo_accel.plan.averaging import Averaging
 from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Message
@@ -115,10 +115,11 @@ class Terms:
         """What a hub's answer is encoded with: room for everything that any site kept, or for every value."""
         if not self.averaging.sparse:
             return self.codec(0)
-        if self.averaging.codec == "randk":  # all drew from one seed: those of the site that kept most
-            return get_codec("randk", max(self.averaging.kept), self.seed)
-        wide = get_codec("topk", min(SPARSE_CHUNK, sum(self.averaging.kept)))
-        dense = get_codec("int8")
+        name, kept = self.averaging.codec, self.averaging.kept
+        if not CODEC_FACTS[name].says_places:  # all drew from one seed: those of the site that kept most
+            return get_codec(name, max(kept), self.seed)
+        wide = get_codec(name, min(SPARSE_CHUNK, sum(kept)))
+        dense = get_codec(HUB_ANSWER)
         return min(wide, dense, key=lambda codec: codec.encoded_bytes(CHUNK))
 
     def average(self, heard: Callable[[int, torch.Tensor], torch.Tensor], sites: int, out: torch.Tensor) -> None:
@@ -335,4 +336,4 @@ def _shares(numel: int, count: int, block: int) -> Sequence[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-EXCHANGES = {"direct": direct, "hub": hub, "two-shot": two_shot}
+BY_NAME = {Exchange.DIRECT: direct, Exchange.HUB: hub, Exchange.TWO_SHOT: two_shot}

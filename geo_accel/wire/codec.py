@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from geo_accel.config import SPARSE_CODECS
+from geo_accel.config.names import CODECS
 from geo_accel.wire.floats import Bf16, Fp32
 from geo_accel.wire.quantised import Quantised
 from geo_accel.wire.sparse import RandK, TopK
@@ -50,4 +50,4 @@ def get_codec(name: str, kept: int = 0, seed: int = 0) -> Codec:
     try:
         return _DENSE[name]
     except KeyError:
-        raise ValueError(f"unknown codec {name!r}: there are {', '.join((*_DENSE, *SPARSE_CODECS))}.") from None
+        raise ValueError(f"unknown codec {name!r}: there are {', '.join(CODECS)}.") from None

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-AUTO = "auto"
+from geo_accel.config.names import AUTO
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

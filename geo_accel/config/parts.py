@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Settings whose value may be a small mapping: the outer step, and overlap weighting.
 
-Each has its allowed values in words and a reader as `config_rules.Rule` wants it, but for `unknown`: a key that does
+Each has its allowed values in words and a reader as `rules.Rule` wants it, but for `unknown`: a key that does
 not exist may belong elsewhere in the block, and only the whole block knows that.
 """
 
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geo_accel.config_rules import AUTO, real_within, refusal
+from geo_accel.config.names import AUTO
+from geo_accel.config.rules import real_within, refusal
 
 Unknown = Callable[[str, object, Iterable[str]], str]
 """`unknown(prefix, name, siblings)` words the refusal of the key `name`."""
