@@ -21,7 +21,7 @@ from rich.text import Text
 
 from geo_accel.commands import drawing, picture
 from geo_accel.config.names import AUTO, CODECS, MODES, SCHEDULES, SPARSE_CODECS, Mode, Schedule
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import Plan, read_plan

@@ -6,7 +6,7 @@
 
 from geo_accel.config.load import ENVIRONMENT, load_config
 from geo_accel.config.names import AUTO, CODECS, DENSE_CODECS, SPARSE_CHUNK, SPARSE_CODECS
-from geo_accel.config.parts import OuterConfig
+from geo_accel.config.parts import Outer, Overlap
 from geo_accel.config.rules import ConfigError
 from geo_accel.config.schema import (
     CompressionConfig,
@@ -30,7 +30,8 @@ __all__ = [
     "ConfigError",
     "GeoConfig",
     "LinkConfig",
-    "OuterConfig",
+    "Outer",
+    "Overlap",
     "ResilienceConfig",
     "Setting",
     "SyncConfig",

@@ -20,7 +20,7 @@ from geo_accel.config.names import (
     Mode,
     Schedule,
 )
-from geo_accel.config.parts import OUTER_ALLOWED, OVERLAP_ALLOWED, OuterConfig, read_outer, read_overlap
+from geo_accel.config.parts import OUTER_ALLOWED, OVERLAP_ALLOWED, Outer, Overlap, read_outer, read_overlap
 from geo_accel.config.rules import Rule, choice, file, nearest, plain, real, sizes, switch, whole, word
 
 _PER_SITE = ("link.interface", "sync.plan")
@@ -87,7 +87,7 @@ class SyncConfig:
         whole(at_least=1),
         help="optimizer steps from the start of a transfer to its application, at most the period; stream mode only",
     )
-    outer: OuterConfig | str = _setting(
+    outer: Outer | str = _setting(
         AUTO,
         Rule(allowed=OUTER_ALLOWED, read=partial(read_outer, unknown=unknown_key)),
         help="the outer optimizer, applied to the averaged progress of all sites",
@@ -112,7 +112,7 @@ class CompressionConfig:
         help='where what was not sent waits: in the site\'s "weights", in a "buffer", or nowhere: "none" loses it, for'
         " comparisons",
     )
-    overlap_weighting: bool | dict[str, float] | str = _setting(
+    overlap_weighting: bool | Overlap | str = _setting(
         AUTO,
         Rule(allowed=OVERLAP_ALLOWED, read=partial(read_overlap, unknown=unknown_key)),
         help="weigh values by how many sites sent them: true makes it the mean over those that did; threshold and gain"
@@ -230,12 +230,10 @@ def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def as_dict(value: object) -> Any:
-    if isinstance(value, OuterConfig):
+    if isinstance(value, Outer | Overlap):
         return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return {spec.name: as_dict(getattr(value, spec.name)) for spec in fields(value)}
-    if isinstance(value, dict):
-        return dict(value)
     return list(value) if isinstance(value, list) else value
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Mode, Schedule
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, bytes_per_value
 from geo_accel.plan.dreamddp import exact, fill
 from geo_accel.plan.partition import Sets, equal, full, stream

@@ -1,10 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What a plan is asked for: the settings of the "geo_accel" block that plans are made from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geo_accel.config.names import AUTO, AUTOMATIC_CODECS, SPARSE_CODECS, Coefficients, Mode, Schedule
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer, Overlap
+from geo_accel.config.schema import GeoConfig
 
 DEFAULT_SCHEDULES = {Mode.STREAM: Schedule.STREAM, Mode.BACKWARD: Schedule.DREAMDDP, Mode.BLOCKING: Schedule.FULL}
 BUDGET = {Mode.STREAM: 0.03, Mode.BACKWARD: 0.1, Mode.BLOCKING: 0.1}
@@ -25,13 +27,32 @@ class Request:
     ratio: float | str = AUTO
     exchange: str = AUTO
     residual: str = AUTO
-    overlap: tuple[int, float] | bool | str = AUTO
-    """Threshold and gain, or whether to take the mean over those that sent."""
+    overlap: Overlap | bool | str = AUTO
+    """True is the mean over those that sent."""
     coefficients: str = Coefficients.EQUAL
     """"equal", "data" or "blend"."""
     outer: Outer | str = AUTO
     ranks: tuple[int, ...] = ()
     """Of every site; empty: one each."""
+
+    @classmethod
+    def of(cls, config: GeoConfig, ranks: Sequence[int]) -> "Request":
+        """What a checked config asks for, between sites of so many ranks each."""
+        sync, compression = config.sync, config.compression
+        return cls(
+            mode=sync.mode,
+            period=sync.period,
+            schedule=sync.schedule,
+            delay=sync.delay,
+            codec=compression.codec,
+            ratio=compression.ratio,
+            exchange=sync.exchange,
+            residual=compression.residual,
+            overlap=compression.overlap_weighting,
+            coefficients=compression.coefficients,
+            outer=sync.outer,
+            ranks=tuple(ranks),
+        )
 
     @property
     def resolved_schedule(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Coefficients, Exchange, Mode, Residual
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, exchange_for, sparse_bytes
 from geo_accel.plan.ratios import GRID, coefficients, per_site
@@ -80,7 +81,7 @@ class Sending:
         # Measured (docs/loss.md): the rest is best left in the weights, where overlap weighting does no good.
         overlap = False if self.request.overlap == AUTO else self.request.overlap
         if isinstance(overlap, bool):
-            overlap = (self.sites, float(self.sites)) if overlap else (0, 1.0)
+            overlap = Overlap.mean_of_senders(self.sites) if overlap else Overlap()
         residual = Residual.WEIGHTS if self.request.residual == AUTO else self.request.residual
         share = _DEFAULT_SHARE if self.request.ratio == AUTO else self.request.ratio
         kept = max(1, round(share * SPARSE_CHUNK))
@@ -90,8 +91,7 @@ class Sending:
             hub=hub,
             kept=(kept,) * self.sites,
             residual=residual,
-            threshold=overlap[0],
-            gain=overlap[1],
+            overlap=overlap,
         )
 
     def _with_ratios(self, rule: Averaging, period: int, careful: Profile) -> Averaging:

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The time model: what runs when under a plan, on one site.
 
-One compute stream, one serial link; the rules of DESIGN 3. Rounds wait for all sites, so the slowest link is
+One compute stream, one serial link; as docs/how-it-works.md says. Rounds wait for all sites, so the slowest link is
 everyone's and one site stands for all.
 """
 

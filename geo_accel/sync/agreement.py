@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""From one round's weights to the new anchor and what is added to the weights (DESIGN 3)."""
+"""From one round's weights to the new anchor and what is added to the weights, as docs/how-it-works.md has it."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

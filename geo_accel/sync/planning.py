@@ -16,9 +16,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from geo_accel.config import GeoConfig, OuterConfig
+from geo_accel.config import GeoConfig
 from geo_accel.config.names import AUTO, Schedule
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
@@ -62,21 +62,7 @@ class Planning:
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
         """`background_control` is for the thread of reviews alone: two threads cannot share one."""
-        sync = config.sync
-        request = Request(
-            mode=sync.mode,
-            period=sync.period,
-            schedule=sync.schedule,
-            delay=sync.delay,
-            codec=config.compression.codec,
-            ratio=config.compression.ratio,
-            exchange=sync.exchange,
-            residual=config.compression.residual,
-            overlap=_overlap(config.compression.overlap_weighting),
-            coefficients=config.compression.coefficients,
-            outer=_outer(sync.outer),
-            ranks=tuple(len(site.ranks) for site in transport.topology.sites),
-        )
+        request = Request.of(config, [len(site.ranks) for site in transport.topology.sites])
         self.reviewer = Reviewer(
             background_control,
             transport.topology,
@@ -343,11 +329,3 @@ class Planning:
             "start_to_plan_s": self.start_to_plan_s,
             "measuring_s": self.held_up_s,
         }
-
-
-def _outer(config: OuterConfig | str) -> Outer | str:
-    return Outer(lr=config.lr, momentum=config.momentum) if isinstance(config, OuterConfig) else config
-
-
-def _overlap(setting: bool | dict | str) -> tuple[int, float] | bool | str:
-    return (setting["threshold"], setting["gain"]) if isinstance(setting, dict) else setting

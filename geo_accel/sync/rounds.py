@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""One round of one set of units: snapshot, exchange, agreement, application (DESIGN 3).
+"""One round of one set of units: snapshot, exchange, agreement, application (docs/how-it-works.md).
 
 One background thread talks to the other sites. Which thread encodes and applies depends on where the weights are.
 On a CPU the training thread reads and writes the weights anyway, and going through the network's format while they are

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from geo_accel.config.parts import Overlap
 from geo_accel.integrations.session import connect
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
@@ -93,8 +94,7 @@ def unequal_ratios(out: Path, steps: int) -> dict:
             hub=sites - 1,
             kept=tuple(100 + 700 * site for site in range(sites)),
             residual="buffer",
-            threshold=sites,
-            gain=float(sites),
+            overlap=Overlap.mean_of_senders(sites),
         )
         units = [(unit.name, -(-unit.numel // session.topology.slices)) for unit in find_units(model)]
         plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="int8"), units, sites)

@@ -80,8 +80,8 @@ class Agreement:
     lo: int
     hi: int
     decode: Callable[[], tuple[torch.Tensor, torch.Tensor]]
-    """What this site has told the others (`c` in DESIGN 3) and the average over sites (`D`), the same bits everywhere:
-    flat fp32, free to overwrite. To be called once."""
+    """What this site has told the others, and the average over sites, the same bits everywhere: flat fp32, free to
+    overwrite. To be called once."""
     coded: Coded | None = None
     """The same, not decoded yet, where that is all there is to it."""
 
@@ -109,7 +109,7 @@ class Terms:
     @property
     def plain_mean(self) -> bool:
         """Whether all sites count alike, whatever they have sent."""
-        return not self.averaging.threshold and not self.averaging.coefficients
+        return not self.averaging.overlap.threshold and not self.averaging.coefficients
 
     def answer_codec(self) -> Codec:
         """What a hub's answer is encoded with: room for everything that any site kept, or for every value."""
@@ -129,13 +129,13 @@ class Terms:
         """
         rule, scratch = self.averaging, self.scratch
         room = scratch("heard", out.numel())
-        if rule.threshold:
+        if rule.overlap.threshold:
             count = scratch("count", out.numel(), torch.uint8)
             pattern = scratch("pattern", out.numel(), torch.bool)
             add_up(
                 (self._scaled(heard(site, room), site, sites) for site in range(sites)), out, count, pattern=pattern
             )
-            weigh(out, count, sites, threshold=rule.threshold, gain=rule.gain)
+            weigh(out, count, sites, threshold=rule.overlap.threshold, gain=rule.overlap.gain)
             return
         first = self._scaled(heard(0, out), 0, sites, out)
         for site in range(1, sites):
@@ -159,7 +159,7 @@ class Terms:
         1 under overlap weighting, where it depends on the coordinate and on what others will say: less may be made up
         for than was lost, never more, which would grow from round to round.
         """
-        if self.averaging.threshold:
+        if self.averaging.overlap.threshold:
             return 1.0
         return 1 / self.averaging.coefficients[site] if self.averaging.coefficients else float(sites)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geo_accel.config import SPARSE_CODECS
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.ratios import coefficients
 from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
@@ -19,6 +20,10 @@ from geo_accel.wire.codec import get_codec
 from tests.transport.memory import bits, message, on_all_sites
 
 DENSE = ("fp32", "bf16", "int8", "int4", "int2")
+
+
+def overlaps(sites):
+    return st.builds(Overlap, threshold=st.integers(1, sites), gain=st.floats(1, 2 * sites))
 
 
 @st.composite
@@ -36,8 +41,7 @@ def rules(draw, sites):
         hub=draw(st.integers(0, sites - 1)),
         kept=kept,
         residual=draw(st.sampled_from(("weights", "buffer"))) if sparse else "weights",
-        threshold=draw(st.integers(1, sites)) if weighs else 0,
-        gain=draw(st.floats(1, 2 * sites)) if weighs else 1.0,
+        overlap=draw(overlaps(sites)) if weighs else Overlap(),
         coefficients=draw(st.sampled_from(((), coefficients([1] * sites, range(1, sites + 1))))),
     )
 
@@ -168,7 +172,7 @@ def test_without_feedback_what_was_not_sent_is_gone():
 
 
 def test_the_contributor_mean_does_not_divide_what_one_site_sent():
-    rule = Averaging(codec="topk", kept=(1, 1), threshold=2, gain=2.0)
+    rule = Averaging(codec="topk", kept=(1, 1), overlap=Overlap.mean_of_senders(2))
 
     def life(transport):
         site = Site(transport, 4096)
@@ -293,7 +297,12 @@ def test_coefficients_from_local_estimates_show():
 
 def test_anchors_agree_over_200_rounds_with_unequal_ratios():
     rule = Averaging(
-        codec="topk", exchange="hub", hub=2, kept=(41, 410, 200, 7), residual="buffer", threshold=4, gain=4.0
+        codec="topk",
+        exchange="hub",
+        hub=2,
+        kept=(41, 410, 200, 7),
+        residual="buffer",
+        overlap=Overlap.mean_of_senders(4),
     )
 
     def life(transport):
