@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geo_accel.commands import drawing, picture
+from geo_accel.commands.arguments import count, pair, positive, positive_or_0, share
 from geo_accel.config.names import AUTO, CODECS, MODES, SCHEDULES, SPARSE_CODECS, Mode, Schedule
 from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", type=Path, metavar="PATH", help="what was measured; a plan is made from it")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="an existing plan, to be checked and shown")
     making = parser.add_argument_group("making a plan")
-    making.add_argument("--period", type=_count(1), metavar="N|auto", help="steps between synchronisations of a unit")
+    making.add_argument("--period", type=count(1), metavar="N|auto", help="steps between synchronisations of a unit")
     making.add_argument("--schedule", metavar="NAME", help=f"one of {', '.join((AUTO, *SCHEDULES))} (default: auto)")
     making.add_argument(
         "--mode",
@@ -65,20 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"auto, {' or '.join(CODECS)} (default: fp32 where only units' transfers are known, else auto)",
     )
     making.add_argument(
-        "--ratio", type=_share, metavar="R|auto", help="share of the values that a sparse codec sends, as in 0.05"
+        "--ratio", type=share, metavar="R|auto", help="share of the values that a sparse codec sends, as in 0.05"
     )
     making.add_argument(
-        "--delay", type=_count(1), metavar="N|auto", help="steps from a round's start to its application; mode stream"
+        "--delay", type=count(1), metavar="N|auto", help="steps from a round's start to its application; mode stream"
     )
     model = parser.add_argument_group("the profile, changed")
     model.add_argument(
-        "--sites", type=_count(2, auto=False), metavar="N", help="number of sites (default: as in the profile, else 2)"
+        "--sites", type=count(2, auto=False), metavar="N", help="number of sites (default: as in the profile, else 2)"
     )
-    model.add_argument("--bandwidth-mbps", type=_positive, metavar="R", help="every site's link, in Mbit/s")
-    model.add_argument("--latency-ms", type=_positive_or_0, metavar="T", help="of one exchange between sites")
+    model.add_argument("--bandwidth-mbps", type=positive, metavar="R", help="every site's link, in Mbit/s")
+    model.add_argument("--latency-ms", type=positive_or_0, metavar="T", help="of one exchange between sites")
     model.add_argument(
         "--tied",
-        type=_pair,
+        type=pair,
         action="append",
         default=[],
         metavar="A=B",
@@ -354,50 +355,3 @@ def _steps(plan: Plan, profile: Profile | None, sites: int) -> Table:
 
 def _seconds(value: float) -> str:
     return f"{value:.4g} s"
-
-
-def _count(at_least: int, auto: bool = True) -> Callable[[str], int | str]:
-    """Reads a whole number, or "auto" where that is allowed."""
-
-    def read(text: str) -> int | str:
-        if auto and text == "auto":
-            return text
-        if not (text.isascii() and text.isdecimal() and len(text) < 7) or int(text) < at_least:
-            other = " or auto" if auto else ""
-            raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a whole number from {at_least} on{other}")
-        return int(text)
-
-    return read
-
-
-def _positive_or_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not math.isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a finite number that is not negative")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _positive_or_0(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a number above 0")
-    return value
-
-
-def _share(text: str) -> float | str:
-    if text == "auto":
-        return text
-    value = _positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a share above 0, at most 1, or auto")
-    return value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    one, _, other = text.partition("=")
-    if not one or not other:
-        raise argparse.ArgumentTypeError(f"{text!r} given; write it as in transformer.wte=lm_head")
-    return one, other
