@@ -11,10 +11,13 @@ from geo_accel.config.file import BLOCK, find_block, read_file
 from geo_accel.config.names import AUTO, DENSE_CODECS, SPARSE_CODECS, Exchange, Mode, Schedule
 from geo_accel.config.rules import ConfigError, nearest, plain, refusal, shown
 from geo_accel.config.schema import GeoConfig, as_dict, unknown_key
-from geo_accel.version import __version__
 
-ENVIRONMENT = ("GEO_ACCEL_SITE", "GEO_ACCEL_TRACE", "GEO_ACCEL_LAB")
-"""The environment variables that geo_accel reads; any other GEO_ACCEL_* is refused as a misspelling."""
+ENVIRONMENT = {
+    "GEO_ACCEL_SITE": "the name of the site that this process belongs to, whatever `sites` says",
+    "GEO_ACCEL_TRACE": "a folder to write one Perfetto trace per process into",
+    "GEO_ACCEL_LAB": "set by `geo-accel lab`, so that a script can tell that it runs there",
+}
+"""The environment variables that may be set, and what for; any other GEO_ACCEL_* is refused as a misspelling."""
 
 
 def load_config(source: "GeoConfig | Mapping | str | os.PathLike | None" = None) -> GeoConfig:
@@ -102,8 +105,6 @@ def _check_together(config: GeoConfig, problems: list[str]) -> None:
             f'sync.exchange: got "two-shot" with compression.codec "{config.compression.codec}"; allowed with it: '
             '"auto", "direct", "hub"'
         )
-    if config.resilience.elastic is True:
-        problems.append(f"resilience.elastic: got true; allowed: false (not available in this version, {__version__})")
 
 
 def _ignored(config: GeoConfig) -> Iterator[str]:
