@@ -1,8 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The seam into Accelerate's reading of a DeepSpeed JSON: where the "geo_accel" block is found, and left.
 
-Accelerate, which Trainer trains with too, fills in every "auto" of the JSON, whatever the block, and refuses what it does
-not know. The JSON is theirs and stays as it is: what Accelerate walks through is a copy without our block.
+Accelerate, which Trainer trains with too, fills in every "auto" of the JSON, whatever the block, and refuses what it
+does not know. The JSON is theirs and stays as it is: what Accelerate walks through is a copy without our block.
 """
 
 import functools
