@@ -1,5 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Imports point one way: integrations -> sync -> (transport, wire, plan) -> (profile, units, topology, config)."""
+"""Imports point one way: integrations -> sync -> rounds -> (masters, wire, plan, sites, transport) -> (profile, units,
+topology, config).
+"""
 
 import ast
 from collections.abc import Iterator
@@ -19,12 +21,15 @@ LAYERS = {
     "topology": 1,
     "units": 1,
     "profile": 1,
+    "masters": 2,
     "plan": 2,
+    "sites": 2,
     "transport": 2,
     "wire": 2,
-    "sync": 3,
-    "integrations": 4,
-    "__init__": 5,
+    "rounds": 3,
+    "sync": 4,
+    "integrations": 5,
+    "__init__": 6,
 }
 # These may import anything; of the others only commands and testing may import lab or commands.
 FREE = {"commands", "lab", "testing"}

@@ -78,11 +78,12 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     import torch.distributed as dist
 
     from geo_accel.integrations.session import connect
+    from geo_accel.masters import PlainMasters
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.link import Link
     from geo_accel.profile.trace import Trace
+    from geo_accel.rounds.rounds import Rounds
     from geo_accel.sync.contention import Contention, measure_contention
-    from geo_accel.sync.masters import PlainMasters
     from geo_accel.sync.measure import (
         Rehearsal,
         as_message,
@@ -92,7 +93,6 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         measure_pairs,
     )
     from geo_accel.sync.probing import Probing
-    from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
     device = choose_device(arguments.device)
@@ -106,7 +106,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     rehearsal = None
     if session is not None:
         topology = session.topology
-        rounds = Rounds(PlainMasters(units, topology), session.transport, Trace(None, 0, ""))
+        rounds = Rounds(PlainMasters(units, topology), session.transport, session.inside, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
         links = Probing(rounds, topology, session.config.link).finish()

@@ -16,10 +16,10 @@ from geo_accel.config.names import Mode
 from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.deepspeed_block_seam import unread_block
 from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.masters import Masters
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.every_rank import on_every_rank
-from geo_accel.sync.masters import Masters
 from geo_accel.sync.start import start_from_first_site
 from geo_accel.topology import Topology
 from geo_accel.units import Unit

@@ -27,6 +27,7 @@ from geo_accel.plan.review import Sounding, sounding
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
+from geo_accel.rounds.rounds import Rounds
 from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.crossings import Crossings
 from geo_accel.sync.losses import LossWatch
@@ -34,8 +35,7 @@ from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message
 from geo_accel.sync.probing import Probing
 from geo_accel.sync.remembering import Known, keep, recall
 from geo_accel.sync.reviewing import Reviewer, steps_of_review
-from geo_accel.sync.rounds import Rounds
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit
 
@@ -55,7 +55,7 @@ class Planning:
         config: GeoConfig,
         control: ControlPlane,
         background_control: ControlPlane,
-        transport: GlooTransport,
+        transport: Transport,
         rounds: Rounds,
         model: nn.Module,
         units: list[Unit],

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from geo_accel.config.names import AUTO
+from geo_accel.transport.privacy import INTERFACE_VARIABLE
 from geo_accel.transport.store import seconds
-
-INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
 def new_group(

@@ -19,7 +19,7 @@ import torch
 
 from geo_accel.config.names import CODEC_FACTS, HUB_ANSWER, SPARSE_CHUNK, Exchange
 from geo_accel.plan.averaging import Averaging
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.identity import Message
 from geo_accel.wire.codec import Codec, get_codec
 from geo_accel.wire.kernels import settle_coded
@@ -164,7 +164,7 @@ class Terms:
         return 1 / self.averaging.coefficients[site] if self.averaging.coefficients else float(sites)
 
 
-def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def direct(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """Everyone sends its whole payload, of its exact size, to everyone: (N-1) payloads per site, one latency."""
     me, peers = transport.topology.rank, transport.peers
     codecs = [terms.codec(site) for site in range(len(peers))]
@@ -203,7 +203,7 @@ def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cours
         yield Agreement(lo, hi, decode, coded)
 
 
-def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def hub(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """One site hears all others, averages and answers: a payload up and an answer down for each, two latencies.
 
     Nobody but the hub hears of the others' sizes, so what a site sends may follow its own uplink. The hub counts what
@@ -259,7 +259,7 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
         yield Agreement(lo, hi, decode)
 
 
-def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def two_shot(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """All-to-all of shares, average, all-gather of averages: 2(N-1)/N payloads per site, two latencies.
 
     The average is encoded once more on its way back. Its owner counts what that rounding lost as not said, so that

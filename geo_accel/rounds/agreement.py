@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 
 from geo_accel.config.names import Residual
-from geo_accel.transport.exchange import BY_NAME, Agreement, Terms
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.rounds.exchange import BY_NAME, Agreement, Terms
+from geo_accel.transport.base import Transport
 from geo_accel.wire.codec import Codec
 from geo_accel.wire.kernels import settle
 from geo_accel.wire.quantised import Quantised
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 def agree(
-    transport: GlooTransport,
+    transport: Transport,
     terms: Terms,
     weights: Weights,
     anchor: torch.Tensor,
