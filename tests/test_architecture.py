@@ -155,6 +155,24 @@ def torch_problems(package: Path, part: str, transitive: bool = True) -> list[st
     return problems
 
 
+NAMED = {"mode", "schedule", "exchange", "codec", "residual", "coefficients"}
+"""What has its names in config/names.py."""
+
+
+def spelled_names(package: Path, part: str) -> list[str]:
+    """Comparisons of a mode, an exchange or the like with a text where its name's constant should stand."""
+    found = []
+    for module, path in modules_of(package).items():
+        if part_of(module) == part:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name | ast.Attribute):
+                    name = node.left.id if isinstance(node.left, ast.Name) else node.left.attr
+                    text = node.comparators[0]
+                    if name in NAMED and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                        found.append(f"{module}:{node.lineno} compares {name} with {text.value!r}")
+    return found
+
+
 def vague_names(package: Path) -> list[str]:
     return sorted(
         str(path.relative_to(package.parent)) for path in package.rglob("*") if path.name.split(".")[0] in VAGUE
@@ -186,6 +204,11 @@ def test_no_file_has_a_vague_name():
     root = PACKAGE.parent
     folders = [root / name for name in ("geo_accel", "recipes", "benchmarks", "tests") if (root / name).is_dir()]
     assert [name for folder in folders for name in vague_names(folder)] == []
+
+
+@pytest.mark.parametrize("part", ["config", "plan", "wire", "transport", "commands", "integrations"])
+def test_names_of_modes_and_codecs_stand_once(part):
+    assert spelled_names(PACKAGE, part) == []
 
 
 def test_every_folder_with_modules_is_a_package():
@@ -244,6 +267,13 @@ def test_torch_is_found_behind_other_modules(tmp_path):
     )
     assert len(torch_problems(package, "plan")) == 1
     assert torch_problems(package, "plan", transitive=False) == []
+
+
+def test_spelled_names_are_found(tmp_path):
+    package = _package(
+        tmp_path, {"plan/a.py": 'if request.mode != "stream" or codec == "topk" or unit == "mode":\n  0'}
+    )
+    assert len(spelled_names(package, "plan")) == 2 and not spelled_names(package, "wire")
 
 
 def test_vague_names_are_found(tmp_path):

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from geo_accel.config import GeoConfig, load_config
+from geo_accel.config import AUTO, GeoConfig, load_config
 from geo_accel.plan.plan import Plan
 from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
 from geo_accel.transport.base import Transport
 from geo_accel.transport.opening import open_transport
-from geo_accel.transport.privacy import INTERFACE_VARIABLE, exposure, kernel, refuse_public, ways_of_this_rank
+from geo_accel.transport.privacy import exposure, kernel, refuse_public, ways_of_this_rank
 from geo_accel.transport.store import ControlPlane
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
@@ -106,7 +106,7 @@ def find_sites(config: ConfigSource) -> Sites | None:
     if not settings.resilience.allow_public_plaintext:
         exposed = exposure(ways_of_this_rank(settings.link.interface, "gloo" in str(dist.get_backend())))
     deadline = settings.resilience.round_timeout_s
-    deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
+    deadline = DEFAULT_DEADLINE_S if deadline == AUTO else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     control = ControlPlane(rank, world_size, deadline)
     before = _at_rest(settings)
@@ -146,10 +146,9 @@ def connect(config: ConfigSource) -> Session | None:
         return None
     if sites.before is not None:
         return sites.before
-    if sites.config.link.interface != "auto":
-        os.environ[INTERFACE_VARIABLE] = sites.config.link.interface
-    transport = open_transport(sites.topology, sites.deadline_s)
-    inside = InsideSite(sites.topology, sites.deadline_s)
+    interface = sites.config.link.interface
+    transport = open_transport(sites.topology, sites.deadline_s, interface)
+    inside = InsideSite(sites.topology, sites.deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
     session = _LAST[dist.group.WORLD] = Session(

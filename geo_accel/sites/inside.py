@@ -11,10 +11,11 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from geo_accel.config.names import AUTO
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError, cause_of
 from geo_accel.transport.gloo import end_group
-from geo_accel.transport.store import seconds
+from geo_accel.transport.gloo_seam import new_group
 
 
 class InsideSite:
@@ -24,16 +25,17 @@ class InsideSite:
     the site was lost or stays silent until the deadline.
     """
 
-    def __init__(self, topology: Topology, deadline_s: float) -> None:
-        """`deadline_s` bounds connecting and every wait afterwards (seconds)."""
+    def __init__(self, topology: Topology, deadline_s: float, interface: str = AUTO) -> None:
+        """Connects the ranks of the site, over `interface` where it is named.
+
+        `deadline_s` bounds connecting and every wait afterwards (seconds).
+        """
         self._topology = topology
         with self._losing_ranks():
             # Collective over the world, in site order. One rank alone has nobody to tell, and every group has a
             # thread of its own.
             groups = [
-                dist.new_group(site.ranks, backend="gloo", timeout=seconds(deadline_s))
-                if len(site.ranks) > 1
-                else None
+                new_group(site.ranks, deadline_s, interface) if len(site.ranks) > 1 else None
                 for site in topology.sites
             ]
         self._group: dist.ProcessGroup | None = groups[topology.site_index]

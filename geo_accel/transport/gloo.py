@@ -13,9 +13,11 @@ from contextlib import suppress
 import torch
 import torch.distributed as dist
 
+from geo_accel.config.names import AUTO
 from geo_accel.topology import Topology
 from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import OutOfStepError, SiteLostError, cause_of
+from geo_accel.transport.gloo_seam import new_group
 from geo_accel.transport.identity import HEADER_BYTES, Header, Message
 from geo_accel.transport.seal import headers_for
 from geo_accel.transport.store import seconds
@@ -32,17 +34,17 @@ Posted = list[tuple[int, dist.Work]]
 class GlooTransport(Transport):
     """A process group per slice. Construct it at the same point on every rank: groups are made collectively."""
 
-    def __init__(self, topology: Topology, deadline_s: float) -> None:
-        """Connects to all peers. `deadline_s` bounds connecting and every wait afterwards (seconds)."""
+    def __init__(self, topology: Topology, deadline_s: float, interface: str = AUTO) -> None:
+        """Connects to all peers, over `interface` where it is named.
+
+        `deadline_s` bounds connecting and every wait afterwards (seconds).
+        """
         super().__init__(topology, deadline_s)
         start = time.monotonic()
         try:
             # new_group is collective over the world: every rank makes every group, in this order.
             groups = [
-                dist.new_group(
-                    topology.peer_group(i), backend="gloo", timeout=seconds(deadline_s), group_desc=OUR_GROUPS
-                )
-                for i in range(topology.slices)
+                new_group(topology.peer_group(i), deadline_s, interface, OUR_GROUPS) for i in range(topology.slices)
             ]
         except RuntimeError as error:
             others = ", ".join(site.name for site in topology.sites if site != topology.site)

@@ -43,9 +43,9 @@ def get_codec(name: str, kept: int = 0, seed: int = 0) -> Codec:
     A sparse one keeps `kept` values of every 4096; "randk" picks them by `seed`, which all sites must share. Raises
     ValueError for a name that is none, naming those there are.
     """
-    if name == "topk":
+    if name == TopK.name:
         return TopK(kept)
-    if name == "randk":
+    if name == RandK.name:
         return RandK(kept, seed)
     try:
         return _DENSE[name]
