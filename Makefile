@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast quality style clean
+.PHONY: help demo test test-fast quality style docs clean
 
 help:
 	@echo "make demo       compare no communication, DDP, LocalSGD and geo_accel on two emulated sites"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-fast  lint, then the tests that are neither slow nor need the lab"
 	@echo "make quality    check format and lint"
 	@echo "make style      apply format and lint fixes"
+	@echo "make docs       write docs/configuration.md from the settings"
 	@echo "make clean      remove caches and build leftovers (keeps .venv and runs/)"
 
 # torch is installed first and by exact version: a range would fetch several gigabytes of CUDA packages.
@@ -44,6 +45,9 @@ quality: $(STAMP)
 style: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)
+	$(BIN)/python -m geo_accel.config.reference docs/configuration.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

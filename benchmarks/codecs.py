@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """How fast codecs are on one core: `python -m benchmarks.codecs`.
 
-Encodes and decodes 8 Mi normally distributed values in chunks as `geo_accel.transport.exchange` does, on one thread,
+Encodes and decodes 8 Mi normally distributed values in chunks as `geo_accel.rounds.exchange` does, on one thread,
 and copies them on the same core. Codecs take turns, so that a machine whose speed drifts is the same for all.
 """
 
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.config import DENSE_CODECS, SPARSE_CHUNK
-from geo_accel.transport.exchange import CHUNK
+from geo_accel.rounds.exchange import CHUNK
 from geo_accel.wire.codec import get_codec
 
 HEADINGS = ("codec", "bits per value", "encode GB/s", "decode GB/s", "copy GB/s")

@@ -1,5 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Imports point one way: integrations -> sync -> (transport, wire, plan) -> (profile, units, topology, config)."""
+"""Imports point one way: integrations -> sync -> rounds -> (masters, wire, plan, sites, transport) -> (profile, units,
+topology, config).
+"""
 
 import ast
 from collections.abc import Iterator
@@ -15,19 +17,19 @@ PACKAGE = Path(geo_accel.version.__file__).parent
 # A part is a folder or a module directly inside geo_accel. A new one gets its place here.
 LAYERS = {
     "version": 0,
-    "config_rules": 1,
-    "config_parts": 1,
-    "config_file": 1,
     "config": 1,
     "topology": 1,
     "units": 1,
     "profile": 1,
+    "masters": 2,
     "plan": 2,
+    "sites": 2,
     "transport": 2,
     "wire": 2,
-    "sync": 3,
-    "integrations": 4,
-    "__init__": 5,
+    "rounds": 3,
+    "sync": 4,
+    "integrations": 5,
+    "__init__": 6,
 }
 # These may import anything; of the others only commands and testing may import lab or commands.
 FREE = {"commands", "lab", "testing"}
@@ -152,6 +154,24 @@ def torch_problems(package: Path, part: str, transitive: bool = True) -> list[st
     return problems
 
 
+NAMED = {"mode", "schedule", "exchange", "codec", "residual", "coefficients"}
+"""What has its names in config/names.py."""
+
+
+def spelled_names(package: Path, part: str) -> list[str]:
+    """Comparisons of a mode, an exchange or the like with a text where its name's constant should stand."""
+    found = []
+    for module, path in modules_of(package).items():
+        if part_of(module) == part:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name | ast.Attribute):
+                    name = node.left.id if isinstance(node.left, ast.Name) else node.left.attr
+                    text = node.comparators[0]
+                    if name in NAMED and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                        found.append(f"{module}:{node.lineno} compares {name} with {text.value!r}")
+    return found
+
+
 def vague_names(package: Path) -> list[str]:
     return sorted(
         str(path.relative_to(package.parent)) for path in package.rglob("*") if path.name.split(".")[0] in VAGUE
@@ -183,6 +203,11 @@ def test_no_file_has_a_vague_name():
     root = PACKAGE.parent
     folders = [root / name for name in ("geo_accel", "recipes", "benchmarks", "tests") if (root / name).is_dir()]
     assert [name for folder in folders for name in vague_names(folder)] == []
+
+
+@pytest.mark.parametrize("part", ["config", "plan", "wire", "transport", "commands", "integrations"])
+def test_names_of_modes_and_codecs_stand_once(part):
+    assert spelled_names(PACKAGE, part) == []
 
 
 def test_every_folder_with_modules_is_a_package():
@@ -243,6 +268,13 @@ def test_torch_is_found_behind_other_modules(tmp_path):
     assert torch_problems(package, "plan", transitive=False) == []
 
 
+def test_spelled_names_are_found(tmp_path):
+    package = _package(
+        tmp_path, {"plan/a.py": 'if request.mode != "stream" or codec == "topk" or unit == "mode":\n  0'}
+    )
+    assert len(spelled_names(package, "plan")) == 2 and not spelled_names(package, "wire")
+
+
 def test_vague_names_are_found(tmp_path):
     package = _package(tmp_path, {"sync/utils.py": "", "wire/helpers/a.py": ""})
     assert vague_names(package) == ["geo_accel/sync/utils.py", "geo_accel/wire/helpers"]
@@ -250,7 +282,7 @@ def test_vague_names_are_found(tmp_path):
 
 def _package(folder: Path, files: dict[str, str]) -> Path:
     package = folder / "geo_accel"
-    skeleton = ["__init__.py", "config.py", "units.py", "commands/main.py", "testing/worker.py"]
+    skeleton = ["__init__.py", "config/__init__.py", "units.py", "commands/main.py", "testing/worker.py"]
     skeleton += [f"{part}/__init__.py" for part in ("sync", "plan", "wire", "profile", "lab", "integrations")]
     for name, text in {**dict.fromkeys(skeleton, ""), "sync/engine.py": "", **files}.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 import pytest
 
-from geo_accel.config import ConfigError, OuterConfig, load_config
+from geo_accel.config import ConfigError, Outer, load_config
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ from geo_accel.config import ConfigError, OuterConfig, load_config
         ({"type": "nesterov", "lr": 1, "momentum": 1}, "sync.outer.momentum"),
         ({"type": "nesterov", "lr": 1, "momentum": float("nan")}, "sync.outer.momentum"),
         ({"type": "mean", "lr": 1}, "sync.outer.lr"),
-        (OuterConfig(type="mean", lr=0.5), "sync.outer.lr"),
-        (OuterConfig(type="nesterov", lr=-1), "sync.outer.lr"),
+        (Outer(lr=-1), "sync.outer.lr"),
+        (Outer(momentum=1), "sync.outer.momentum"),
     ],
 )
 def test_a_wrong_outer_step_names_its_part(outer, key):

@@ -17,7 +17,8 @@ from geo_accel.config import (
     ConfigError,
     GeoConfig,
     LinkConfig,
-    OuterConfig,
+    Outer,
+    Overlap,
     SyncConfig,
     differences,
     load_config,
@@ -40,9 +41,7 @@ POSITIVE = st.floats(min_value=1e-6, max_value=1e9)
 
 @st.composite
 def valid_configs(draw) -> GeoConfig:
-    nesterov = st.builds(
-        OuterConfig, type=st.just("nesterov"), lr=POSITIVE, momentum=st.floats(0, 1, exclude_max=True)
-    )
+    nesterov = st.builds(Outer, lr=POSITIVE, momentum=st.floats(0, 1, exclude_max=True))
     period = draw(auto_or(st.integers(1, 64)))
     longest = period if isinstance(period, int) else 64
     config = GeoConfig(
@@ -52,16 +51,14 @@ def valid_configs(draw) -> GeoConfig:
             period=period,
             schedule=draw(st.sampled_from(["auto", "full", "equal", "stream"])),
             delay=draw(auto_or(st.integers(1, longest))),
-            outer=draw(st.just("auto") | st.just(OuterConfig()) | nesterov),
+            outer=draw(st.just("auto") | st.just(Outer()) | nesterov),
         ),
         compression=CompressionConfig(
             codec=draw(auto_or(st.sampled_from(CODECS))),
             ratio=draw(auto_or(st.floats(1e-6, 1))),
             residual=draw(auto_or(st.sampled_from(("weights", "buffer", "none")))),
             overlap_weighting=draw(
-                auto_or(
-                    st.booleans() | st.fixed_dictionaries({"threshold": st.integers(1, 9), "gain": st.floats(1, 9)})
-                )
+                auto_or(st.booleans() | st.builds(Overlap, threshold=st.integers(1, 9), gain=st.floats(1, 9)))
             ),
             coefficients=draw(st.sampled_from(("equal", "data", "blend"))),
         ),

@@ -86,7 +86,7 @@ def train(accelerator: Accelerator, material: Material, config: dict, share: flo
     # Groups outlive their GeoSync, and each has a thread that wakes a hundred times a second: the last methods of all
     # would have trained beside dozens. Only once nobody has anything to say any more.
     accelerator.wait_for_everyone()
-    dist.destroy_process_group(geo.engine._transport._peer_group)
+    geo._training.session.close()
     print("run done", flush=True)
     return record
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from geo_accel.commands.arguments import numbers
 from geo_accel.lab import Lab, LabResult, LabUnavailable, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 
@@ -30,6 +31,7 @@ SUMMARY = "run a command on the sites of an emulated WAN"
 
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_rates = numbers("100,50,20")
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
@@ -39,27 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sites", type=int, default=2, metavar="N", help="number of sites (default: 2)")
     parser.add_argument(
         "--bandwidth-mbps",
-        type=_numbers,
+        type=_rates,
         default=[100.0],
         metavar="R[,R...]",
         help="what a site may send, in Mbit/s; one number for all sites or one per site (default: 100)",
     )
     parser.add_argument(
         "--downlink-mbps",
-        type=_numbers,
+        type=_rates,
         metavar="R[,R...]",
         help="what a site may receive, in Mbit/s; one number or one per site (default: no limit)",
     )
     parser.add_argument(
         "--latency-ms",
-        type=_numbers,
+        type=_rates,
         default=[0.0],
         metavar="T[,T...]",
         help="one-way delay of what a site sends; one number or one per site (default: 0)",
     )
     parser.add_argument(
         "--loss-percent",
-        type=_numbers,
+        type=_rates,
         default=[0.0],
         metavar="P[,P...]",
         help="share of the packets a site sends that get lost; one number or one per site (default: 0)",
@@ -223,17 +225,10 @@ def _summary_table(result: LabResult) -> Table:
     return table
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} given; numbers are separated by commas, as in 100,50,20") from None
-
-
 def _change(text: str) -> tuple[float | str, list[float]]:
     # The text to wait for may hold an equals sign itself, as in loss=3; rates never do.
     when, _, rates = text.rpartition("=")
     if not when or re.fullmatch(_NUMBER, when):
         raise argparse.ArgumentTypeError(f"{text!r} given; write it as in 20s=30 or 'step 30'=30")
     by_time = re.fullmatch(f"({_NUMBER})s", when)
-    return float(by_time[1]) if by_time else when, _numbers(rates)
+    return float(by_time[1]) if by_time else when, _rates(rates)

@@ -20,11 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from geo_accel.commands import drawing, picture
-from geo_accel.config import CODECS, SPARSE_CODECS
-from geo_accel.plan.averaging import Outer
+from geo_accel.commands.arguments import count, pair, positive, positive_or_0, share
+from geo_accel.config.names import AUTO, CODECS, MODES, SCHEDULES, SPARSE_CODECS, Mode, Schedule
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
-from geo_accel.plan.plan import MODES, Plan, read_plan
+from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import Timeline, timeline
 from geo_accel.profile.document import write_whole
@@ -35,8 +36,13 @@ from geo_accel.profile.trace import event, process, write_trace
 NAME = "plan"
 SUMMARY = "make, check and show what is sent when"
 
-SCHEDULES = ("auto", "full", "equal", "dreamddp", "stream")
-_MODE_OF = {"auto": "stream", "full": "blocking", "equal": "backward", "dreamddp": "backward", "stream": "stream"}
+_MODE_OF = {
+    AUTO: Mode.STREAM,
+    Schedule.FULL: Mode.BLOCKING,
+    Schedule.EQUAL: Mode.BACKWARD,
+    Schedule.DREAMDDP: Mode.BACKWARD,
+    Schedule.STREAM: Mode.STREAM,
+}
 _MAKING = ("period", "schedule", "mode", "codec", "ratio", "delay")
 """Options that only a new plan has; None where they were not given."""
 _MOST_ROWS = 48
@@ -47,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", type=Path, metavar="PATH", help="what was measured; a plan is made from it")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="an existing plan, to be checked and shown")
     making = parser.add_argument_group("making a plan")
-    making.add_argument("--period", type=_count(1), metavar="N|auto", help="steps between synchronisations of a unit")
-    making.add_argument("--schedule", metavar="NAME", help=f"one of {', '.join(SCHEDULES)} (default: auto)")
+    making.add_argument("--period", type=count(1), metavar="N|auto", help="steps between synchronisations of a unit")
+    making.add_argument("--schedule", metavar="NAME", help=f"one of {', '.join((AUTO, *SCHEDULES))} (default: auto)")
     making.add_argument(
         "--mode",
         metavar="NAME",
@@ -60,20 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"auto, {' or '.join(CODECS)} (default: fp32 where only units' transfers are known, else auto)",
     )
     making.add_argument(
-        "--ratio", type=_share, metavar="R|auto", help="share of the values that a sparse codec sends, as in 0.05"
+        "--ratio", type=share, metavar="R|auto", help="share of the values that a sparse codec sends, as in 0.05"
     )
     making.add_argument(
-        "--delay", type=_count(1), metavar="N|auto", help="steps from a round's start to its application; mode stream"
+        "--delay", type=count(1), metavar="N|auto", help="steps from a round's start to its application; mode stream"
     )
     model = parser.add_argument_group("the profile, changed")
     model.add_argument(
-        "--sites", type=_count(2, auto=False), metavar="N", help="number of sites (default: as in the profile, else 2)"
+        "--sites", type=count(2, auto=False), metavar="N", help="number of sites (default: as in the profile, else 2)"
     )
-    model.add_argument("--bandwidth-mbps", type=_positive, metavar="R", help="every site's link, in Mbit/s")
-    model.add_argument("--latency-ms", type=_positive_or_0, metavar="T", help="of one exchange between sites")
+    model.add_argument("--bandwidth-mbps", type=positive, metavar="R", help="every site's link, in Mbit/s")
+    model.add_argument("--latency-ms", type=positive_or_0, metavar="T", help="of one exchange between sites")
     model.add_argument(
         "--tied",
-        type=_pair,
+        type=pair,
         action="append",
         default=[],
         metavar="A=B",
@@ -153,7 +159,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     given = [name for name in _MAKING if getattr(arguments, name) is not None]
     if arguments.plan is not None and given:
         raise ValueError(f"--{given[0]} makes a new plan and --plan reads one: leave one of them out.")
-    for option, allowed in (("schedule", SCHEDULES), ("mode", MODES), ("codec", ("auto", *CODECS))):
+    for option, allowed in (("schedule", (AUTO, *SCHEDULES)), ("mode", MODES), ("codec", (AUTO, *CODECS))):
         value = getattr(arguments, option)
         if value is not None and value not in allowed:
             raise ValueError(f"--{option} {value!r} is not in this version; allowed: {', '.join(allowed)}.")
@@ -202,21 +208,21 @@ def _sites_of(profile: Profile | None) -> int:
 
 
 def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
-    schedule = arguments.schedule or "auto"
+    schedule = arguments.schedule or AUTO
     measured = profile.link is None and any(unit.transfer_s is not None for unit in profile.units)
     request = Request(
         mode=arguments.mode or _MODE_OF[schedule],
-        period=arguments.period or "auto",
+        period=arguments.period or AUTO,
         schedule=schedule,
-        delay=arguments.delay or "auto",
-        codec=arguments.codec or ("fp32" if measured else "auto"),
-        ratio=arguments.ratio or "auto",
+        delay=arguments.delay or AUTO,
+        codec=arguments.codec or ("fp32" if measured else AUTO),
+        ratio=arguments.ratio or AUTO,
     )
-    if arguments.ratio not in (None, "auto") and arguments.codec not in SPARSE_CODECS:
+    if arguments.ratio not in (None, AUTO) and arguments.codec not in SPARSE_CODECS:
         raise ValueError(f"--ratio {arguments.ratio:g}: for {' and '.join(SPARSE_CODECS)}; say --codec topk.")
-    if request.mode != "stream" and arguments.delay not in (None, "auto"):
+    if request.mode != Mode.STREAM and arguments.delay not in (None, AUTO):
         raise ValueError(f"--delay {arguments.delay}: mode {request.mode} applies within the step; leave --delay out.")
-    if request.resolved_schedule == "stream" and profile.numel == 0:
+    if request.resolved_schedule == Schedule.STREAM and profile.numel == 0:
         raise ValueError(
             f"{arguments.profile}: the schedule stream balances elements, which this profile does not know: "
             "use --schedule dreamddp, equal or full."
@@ -291,7 +297,7 @@ def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, sites
         table.add_row(what, Text(value))
 
     add("schedule", f"{plan.schedule}, mode {plan.mode}")
-    add("period", f"{plan.period} steps" if plan.mode != "stream" else f"{plan.period} steps, delay {plan.delay}")
+    add("period", f"{plan.period} steps" if plan.mode != Mode.STREAM else f"{plan.period} steps, delay {plan.delay}")
     sends = _period_bytes(plan, profile, sites)
     add("codec", f"{plan.averaging}, exchange {plan.exchange}")
     if plan.outer != Outer():
@@ -349,50 +355,3 @@ def _steps(plan: Plan, profile: Profile | None, sites: int) -> Table:
 
 def _seconds(value: float) -> str:
     return f"{value:.4g} s"
-
-
-def _count(at_least: int, auto: bool = True) -> Callable[[str], int | str]:
-    """Reads a whole number, or "auto" where that is allowed."""
-
-    def read(text: str) -> int | str:
-        if auto and text == "auto":
-            return text
-        if not (text.isascii() and text.isdecimal() and len(text) < 7) or int(text) < at_least:
-            other = " or auto" if auto else ""
-            raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a whole number from {at_least} on{other}")
-        return int(text)
-
-    return read
-
-
-def _positive_or_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not math.isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a finite number that is not negative")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _positive_or_0(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a number above 0")
-    return value
-
-
-def _share(text: str) -> float | str:
-    if text == "auto":
-        return text
-    value = _positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a share above 0, at most 1, or auto")
-    return value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    one, _, other = text.partition("=")
-    if not one or not other:
-        raise argparse.ArgumentTypeError(f"{text!r} given; write it as in transformer.wte=lm_head")
-    return one, other

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from geo_accel.config.names import AUTOMATIC_CODECS
 from geo_accel.plan.shapes import PRESETS
 from geo_accel.profile.device import DEVICES, choose_device
 from geo_accel.profile.document import write_whole
@@ -77,12 +78,12 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     import torch.distributed as dist
 
     from geo_accel.integrations.session import connect
-    from geo_accel.plan.request import Request
+    from geo_accel.masters import PlainMasters
     from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
     from geo_accel.profile.link import Link
     from geo_accel.profile.trace import Trace
+    from geo_accel.rounds.rounds import Rounds
     from geo_accel.sync.contention import Contention, measure_contention
-    from geo_accel.sync.masters import PlainMasters
     from geo_accel.sync.measure import (
         Rehearsal,
         as_message,
@@ -92,7 +93,6 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         measure_pairs,
     )
     from geo_accel.sync.probing import Probing
-    from geo_accel.sync.rounds import Rounds
     from geo_accel.units import find_units
 
     device = choose_device(arguments.device)
@@ -106,7 +106,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     rehearsal = None
     if session is not None:
         topology = session.topology
-        rounds = Rounds(PlainMasters(units, topology), session.transport, Trace(None, 0, ""))
+        rounds = Rounds(PlainMasters(units, topology), session.transport, session.inside, Trace(None, 0, ""))
         carried = dict(rounds.masters.carried)
         # One after the other, so that neither disturbs the other: first the links, then the layers.
         links = Probing(rounds, topology, session.config.link).finish()
@@ -117,7 +117,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
         pairs = ()
         if arguments.pairs:
             pairs = rounds.in_background(measure_pairs, rounds.transfers, topology).result()
-        rehearsal = Rehearsal(rounds.masters, topology, Request(mode="stream").codecs)
+        rehearsal = Rehearsal(rounds.masters, topology, AUTOMATIC_CODECS)
     timer = LayerTimer(model, units, optimizer)
     for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
         timer.start_step()

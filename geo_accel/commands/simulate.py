@@ -8,19 +8,20 @@ The model is a name, a config.json or a measured profile. Nothing is downloaded.
 
 import argparse
 import json
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from geo_accel.commands import curves
+from geo_accel.commands.arguments import numbers
+from geo_accel.commands.progress import watched
 from geo_accel.plan.shapes import BYTES_BY_DTYPE, PRESETS, Workload, profile_of, read_shape, require_number
-from geo_accel.plan.simulate import METHODS, PERIODIC, Outcome, Scenario, expand, simulate
+from geo_accel.plan.simulate import METHODS, Outcome, Scenario, expand, simulate
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import read_profile
 
@@ -29,19 +30,7 @@ SUMMARY = "predict step time, traffic and cost before renting"
 
 _LATENCY_MS = 20.0
 _BATCH, _SEQUENCE = 4, 2048
-# Of the picture: 10 Mbit/s to 100 Gbit/s, six points a decade, and periods.
-_BANDWIDTHS = [10 ** (1 + point / 6) for point in range(25)]
-_PERIODS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _PICTURES = (".png", ".pdf", ".svg")
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; and lines that show through.
-_LINES = {
-    "ssgd": ("#d55e00", "-", 1.8),
-    "local-sgd": ("#e69f00", (0, (5, 1.5)), 1.8),
-    "enp": ("#cc79a7", (0, (3, 1, 1, 1)), 1.8),
-    "dreamddp": ("#009e73", "-", 1.8),
-    "auto": ("#0072b2", "-", 4.0),
-}
-_STREAM_COLOURS = ("#000000", "#56b4e9", "#7f7f7f", "#882255", "#aa9900", "#332288", "#117733")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--sites", type=int, metavar="N", help="number of sites (default: the profile's, or 2)")
     where.add_argument(
         "--bandwidth-mbps",
-        type=_numbers,
+        type=numbers("1000,500"),
         metavar="R[,R...]",
         help="of a site's WAN link, in Mbit/s each way; one number for all sites or one per site",
     )
     where.add_argument(
         "--latency-ms",
-        type=_numbers,
+        type=numbers("1000,500"),
         metavar="T[,T...]",
         help=f"one way, between sites; one number or one per site (default: {_LATENCY_MS:g})",
     )
@@ -125,14 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
         _require_drawable(arguments.plot, asked.scenario)
     console = Console()
     jobs = [(asked.scenario, method) for method in methods]
-    outcomes = [simulate(*job) for job in _watched(jobs, "simulating")]
+    outcomes = [simulate(*job) for job in watched(jobs, "simulating")]
     if arguments.json:
         print(json.dumps({**asked.as_json(), "methods": [asdict(outcome) for outcome in outcomes]}, indent=1))
     else:
         console.print(str(asked), soft_wrap=True, highlight=False)
         console.print(_table(asked.scenario, outcomes))
     if arguments.plot is not None:
-        _draw(arguments.plot, asked, methods)
+        curves.draw(arguments.plot, asked.scenario, asked.mbps, str(asked), methods)
     return 0
 
 
@@ -298,23 +287,6 @@ def _bytes(count: float) -> str:
     raise AssertionError
 
 
-def _watched(jobs: Iterable, what: str) -> Iterator:
-    """The jobs one by one; a progress bar on standard error from the second second on."""
-    jobs = list(jobs)
-    console = Console(stderr=True)
-    # Where nobody looks, a transient bar would leave empty lines.
-    began, progress = time.monotonic(), Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task(what, total=len(jobs))
-    try:
-        for job in jobs:
-            yield job
-            progress.advance(task)
-            if not progress.live.is_started and time.monotonic() - began > 1:
-                progress.start()
-    finally:
-        progress.stop()
-
-
 def _require_drawable(path: Path, scenario: Scenario) -> None:
     """Raises ValueError, before anything is computed, where no picture could be drawn."""
     if find_spec("matplotlib") is None:
@@ -325,75 +297,6 @@ def _require_drawable(path: Path, scenario: Scenario) -> None:
         raise ValueError(f"--plot {path}: the folder does not exist.")
     if not scenario.knows_sizes:
         raise ValueError("--plot: the profile has transfer times but no sizes: nothing is known of other bandwidths.")
-
-
-def _draw(path: Path, asked: _Question, methods: Sequence[str]) -> None:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    drawn = [method for method in methods if method != "none"]
-    latency_ms = asked.scenario.profile.link.latency_s * 1e3
-    faster = [asked.scenario.over([Link.of(mbps=mbps, latency_ms=latency_ms)]) for mbps in _BANDWIDTHS]
-    longer = [replace(asked.scenario, period=period) for period in _PERIODS]
-    jobs = [(0, scenario, method) for scenario in faster for method in drawn]
-    # Without a period there is one figure for all of them.
-    jobs += [(1, s, method) for s in longer for method in drawn if method in PERIODIC or s is longer[0]]
-    curves: dict[tuple[int, str], list[float]] = {}
-    for panel, scenario, method in _watched(jobs, "drawing"):
-        curves.setdefault((panel, method), []).append(simulate(scenario, method).efficiency)
-
-    style = {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.spines.top": False}
-    with rc_context({**style, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 5), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.15)  # or the last label of one panel meets the first of the other
-        left, right = figure.subplots(1, 2, sharey=True)
-        for panel, axes, xs in ((0, left, _BANDWIDTHS), (1, right, _PERIODS)):
-            for method in drawn:
-                ys = curves[panel, method]
-                colour, dashes, width = _line(method)
-                # What has no period is flat over it.
-                ys = ys * len(xs) if len(ys) == 1 else ys
-                order = 1 if method == "auto" else 2
-                axes.plot(xs, ys, color=colour, ls=dashes, lw=width, label=method, zorder=order, clip_on=False)
-            axes.set_xscale("log", base=10 if panel == 0 else 2)
-            axes.set_xlim(xs[0], xs[-1])
-            axes.set_ylim(0, 1.02)
-            axes.grid(alpha=0.25)
-        left.set_xticks([10, 100, 1e3, 1e4, 1e5], ["10 M", "100 M", "1 G", "10 G", "100 G"])
-        right.set_xticks([1, 2, 4, 8, 16, 32, 64, 128, 256])
-        right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        left.set_xlabel("bandwidth of the slowest site, bit/s")
-        left.set_ylabel("efficiency: step time without WAN / with it")
-        right.set_xlabel("period H, steps")
-        period = asked.scenario.period
-        left.set_title(
-            "Over bandwidth, " + ("H as short as affordable" if period == "auto" else f"H = {period} (auto: its own)")
-        )
-        right.set_title(f"Over the period, at {asked.mbps:g} Mbit/s")
-        if _BANDWIDTHS[0] <= asked.mbps <= _BANDWIDTHS[-1]:
-            left.axvline(asked.mbps, color="#7f7f7f", lw=1, ls=":")
-        if period != "auto":
-            right.axvline(period, color="#7f7f7f", lw=1, ls=":")
-        figure.suptitle(str(asked), x=0.01, ha="left", fontweight="bold")
-        columns = -(-len(drawn) // 2)  # one row of all methods would be wider than the picture
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
-        figure.savefig(path, dpi=140)
-
-
-def _line(method: str) -> tuple:
-    """Colour, dashes and width of a method's curve."""
-    if method in _LINES:
-        return _LINES[method]
-    streams = [name for name in METHODS if name not in _LINES and name != "none"]
-    place = streams.index(method)
-    return _STREAM_COLOURS[place % len(_STREAM_COLOURS)], (0, (1 + place, 1 + place)), 1.8
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} given; numbers are separated by commas, as in 1000,500") from None
 
 
 def _period(text: str) -> int | str:

@@ -8,19 +8,18 @@ from pathlib import Path
 from weakref import WeakSet
 
 import torch.distributed as dist
-from accelerate.state import AcceleratorState, is_initialized
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.pipe.engine import PipelineEngine
-from transformers.integrations import deepspeed_config
 
 from geo_accel.config import GeoConfig, load_config
-from geo_accel.config_file import BLOCK
+from geo_accel.config.names import Mode
 from geo_accel.integrations import deepspeed_seam as seam
+from geo_accel.integrations.deepspeed_block_seam import unread_block
 from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.masters import Masters
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.every_rank import on_every_rank
-from geo_accel.sync.masters import Masters
 from geo_accel.sync.start import start_from_first_site
 from geo_accel.topology import Topology
 from geo_accel.units import Unit
@@ -47,7 +46,7 @@ def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     ValueError for versions of DeepSpeed that are not supported and for a later call whose sites, link or deadlines are
     others.
     """
-    block = _take_block()
+    block = unread_block()
     config = block if config is None else config
     backend = seam.installed()
     if backend is not None:
@@ -131,14 +130,6 @@ def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
     model.save_checkpoint.__wrapped__(str(folder))
 
 
-def _take_block() -> dict | None:
-    """What stands in the JSON of `accelerate launch` or `--deepspeed`; out of it, as both would resolve its "auto"."""
-    plugin = AcceleratorState().deepspeed_plugin if is_initialized() else None
-    # Before there is a Trainer, its arguments are all that knows the file.
-    config = (plugin.deepspeed_config if plugin is not None else deepspeed_config()) or {}
-    return {BLOCK: config.pop(BLOCK)} if BLOCK in config else None
-
-
 def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
     if isinstance(model, PipelineEngine):
         raise ValueError(seam.NO_PIPELINE)
@@ -153,7 +144,7 @@ def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
             f"ZeRO {stage} needs sites of equal size, because ranks exchange their own partitions: {sizes}. Use as "
             'many ranks on each site, or "stage": 0.'
         )
-    if session.config.sync.mode == "backward":
+    if session.config.sync.mode == Mode.BACKWARD:
         raise ValueError('sync.mode "backward" does not go with DeepSpeed and its own masters; use "stream".')
     here = len(session.topology.site.ranks)
     spread = [

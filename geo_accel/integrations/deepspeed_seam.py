@@ -20,7 +20,7 @@ from packaging.version import Version
 from torch import nn
 
 from geo_accel.integrations.session import Session
-from geo_accel.sync.masters import CopiedMasters, Masters, PlainMasters, Run, Selection, Shard, ShardedMasters
+from geo_accel.masters import CopiedMasters, Masters, PlainMasters, Run, Selection, Shard, ShardedMasters
 from geo_accel.topology import Topology
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit, numel

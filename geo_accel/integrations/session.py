@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from geo_accel.config import GeoConfig, load_config
+from geo_accel.config import AUTO, GeoConfig, load_config
 from geo_accel.plan.plan import Plan
+from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
-from geo_accel.transport.gloo import GlooTransport
-from geo_accel.transport.privacy import INTERFACE_VARIABLE, exposure, kernel, refuse_public, ways_of_this_rank
+from geo_accel.transport.base import Transport
+from geo_accel.transport.opening import open_transport
+from geo_accel.transport.privacy import exposure, kernel, refuse_public, ways_of_this_rank
 from geo_accel.transport.store import ControlPlane
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
@@ -34,7 +36,9 @@ class Session:
     config: GeoConfig
     topology: Topology
     control: ControlPlane
-    transport: GlooTransport
+    transport: Transport
+    inside: InsideSite
+    """The ranks of this site, for the thread that talks to the other sites."""
     site_group: dist.ProcessGroup
     """The ranks of this site, with the job's own backend, for the training thread."""
     machines: tuple[str, ...]
@@ -42,7 +46,7 @@ class Session:
 
     def engine(self, model: nn.Module, **how: object) -> Engine:
         """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
-        engine = Engine(model, self.config, self.transport, self.control, **how)
+        engine = Engine(model, self.config, self.transport, self.inside, self.control, **how)
         engine.on_plan.append(lambda plan: announce(engine, plan))
         return engine
 
@@ -51,6 +55,17 @@ class Session:
         """Whether this rank writes files of its site: the first of the site's ranks on each machine."""
         here = self.machines[self.topology.rank]
         return self.topology.rank == min(rank for rank in self.topology.site.ranks if self.machines[rank] == here)
+
+    def close(self) -> None:
+        """Ends what rounds talk over, threads included, once all engines have ended on all ranks.
+
+        Else it stays as long as the job's process group, for the next engine of the same config.
+        """
+        for group, session in list(_LAST.items()):
+            if session is self:
+                del _LAST[group]
+        self.transport.close()
+        self.inside.close()
 
 
 _LAST: "WeakKeyDictionary[dist.ProcessGroup, Session]" = WeakKeyDictionary()
@@ -91,7 +106,7 @@ def find_sites(config: ConfigSource) -> Sites | None:
     if not settings.resilience.allow_public_plaintext:
         exposed = exposure(ways_of_this_rank(settings.link.interface, "gloo" in str(dist.get_backend())))
     deadline = settings.resilience.round_timeout_s
-    deadline = DEFAULT_DEADLINE_S if deadline == "auto" else min(float(deadline), LONGEST_DEADLINE_S)
+    deadline = DEFAULT_DEADLINE_S if deadline == AUTO else min(float(deadline), LONGEST_DEADLINE_S)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     control = ControlPlane(rank, world_size, deadline)
     before = _at_rest(settings)
@@ -131,9 +146,9 @@ def connect(config: ConfigSource) -> Session | None:
         return None
     if sites.before is not None:
         return sites.before
-    if sites.config.link.interface != "auto":
-        os.environ[INTERFACE_VARIABLE] = sites.config.link.interface
-    transport = GlooTransport(sites.topology, sites.deadline_s)
+    interface = sites.config.link.interface
+    transport = open_transport(sites.topology, sites.deadline_s, interface)
+    inside = InsideSite(sites.topology, sites.deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
     session = _LAST[dist.group.WORLD] = Session(
@@ -141,6 +156,7 @@ def connect(config: ConfigSource) -> Session | None:
         topology=sites.topology,
         control=sites.control,
         transport=transport,
+        inside=inside,
         site_group=groups[sites.topology.site_index],
         machines=sites.machines,
     )

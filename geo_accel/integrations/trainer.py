@@ -13,8 +13,8 @@ from geo_accel.integrations.session import ConfigSource, Session, connect
 from geo_accel.integrations.trainer_callback import GeoCallback
 from geo_accel.integrations.trainer_disks import find_disk
 from geo_accel.integrations.trainer_saving import Saving
+from geo_accel.masters import PlainMasters
 from geo_accel.sync.handshake import require_same
-from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.rest import untrained_checksums
 from geo_accel.units import find_units
 

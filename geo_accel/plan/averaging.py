@@ -2,12 +2,12 @@
 """What sites tell each other in a round and how the answer is made of it: the part of a plan that acts on values."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from geo_accel.config import CODECS, SPARSE_CHUNK, SPARSE_CODECS
-
-EXCHANGES = ("direct", "hub", "two-shot")
-RESIDUALS = ("weights", "buffer", "none")
+from geo_accel.config.names import CODEC_FACTS, CODECS, EXCHANGES, RESIDUALS, SPARSE_CHUNK, Exchange, Residual
+from geo_accel.config.parts import Outer as Outer
+from geo_accel.config.parts import Overlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,18 +18,16 @@ class Averaging:
     """
 
     codec: str = "fp32"
-    exchange: str = "direct"
+    exchange: str = Exchange.DIRECT
     """"direct": everyone sends to everyone; "hub": one site averages and answers; "two-shot": all-to-all of shares."""
     hub: int = 0
     """The site, by number, that averages in exchange "hub"."""
     kept: tuple[int, ...] = ()
     """Values of every 4096 that a sparse codec keeps, by site; empty for a dense one."""
-    residual: str = "weights"
-    """Where that waits which was not sent (DESIGN 3): in the weights, in a buffer, or, "none", nowhere: it is lost."""
-    threshold: int = 0
-    """Overlap weighting: what at most so many sites sent is weighed; 0 weighs nothing."""
-    gain: float = 1.0
-    """Overlap weighting: by how much, at most N / senders; N and more makes the mean over those that sent."""
+    residual: str = Residual.WEIGHTS
+    """Where that waits which was not sent: in the weights, in a buffer, or, "none", nowhere: it is lost."""
+    overlap: Overlap = field(default_factory=Overlap)
+    """What of a sparse codec's values counts more because few sites sent it."""
     coefficients: tuple[float, ...] = ()
     """What each site counts, by site, in all 1; empty: all alike."""
 
@@ -37,7 +35,7 @@ class Averaging:
         for key, allowed in (("codec", CODECS), ("exchange", EXCHANGES), ("residual", RESIDUALS)):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"plan: {key} {getattr(self, key)!r} was found; allowed: {', '.join(allowed)}.")
-        for key, value in (("hub", self.hub), ("threshold", self.threshold)):
+        for key, value in (("hub", self.hub), ("threshold", self.overlap.threshold)):
             if not _whole(value, 0):
                 raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
         if self.sparse != bool(self.kept):
@@ -45,23 +43,39 @@ class Averaging:
             raise ValueError(f"plan: with codec {self.codec} it {need} how many values each site keeps (kept).")
         if not all(_whole(one, 1) and one <= SPARSE_CHUNK for one in self.kept):
             raise ValueError(f"plan: kept is {list(self.kept)}; each must be a whole number from 1 to {SPARSE_CHUNK}.")
-        if self.sparse and self.exchange == "two-shot":
+        if self.sparse and self.exchange == Exchange.TWO_SHOT:
             raise ValueError(f"plan: exchange two-shot is for dense codecs; with {self.codec} use direct or hub.")
-        if not _real(self.gain) or self.gain < 1:
-            raise ValueError(f"plan: gain is {self.gain!r}; it must be a finite number >= 1.")
-        if any(not _real(one) or one < 0 for one in self.coefficients):
+        if not is_real(self.overlap.gain) or self.overlap.gain < 1:
+            raise ValueError(f"plan: gain is {self.overlap.gain!r}; it must be a finite number >= 1.")
+        if any(not is_real(one) or one < 0 for one in self.coefficients):
             raise ValueError(f"plan: coefficients are {list(self.coefficients)}; they must be finite numbers >= 0.")
         if self.coefficients and not math.isclose(sum(self.coefficients), 1, rel_tol=1e-9):
             raise ValueError(f"plan: coefficients add up to {sum(self.coefficients):g}; they must add up to 1.")
 
+    def to_fields(self) -> dict[str, Any]:
+        """As a plan's document says it, all side by side; `from_fields` reads it."""
+        said: dict[str, Any] = {}
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            said |= value.to_dict() if isinstance(value, Overlap) else {spec.name: value}
+        return said
+
+    @classmethod
+    def from_fields(cls, found: dict[str, Any]) -> "Averaging":
+        """Takes out of `found` what it is made of. Raises KeyError for what is not there, ValueError as it is made."""
+        overlap = Overlap(**{spec.name: found.pop(spec.name) for spec in fields(Overlap)})
+        said = {spec.name: found.pop(spec.name) for spec in fields(cls) if spec.name != "overlap"}
+        said |= {name: tuple(said[name]) for name in ("kept", "coefficients")}
+        return cls(overlap=overlap, **said)
+
     @property
     def lossless(self) -> bool:
         """Whether everything is sent as it is."""
-        return self.codec == "fp32"
+        return CODEC_FACTS[self.codec].lossless
 
     @property
     def sparse(self) -> bool:
-        return self.codec in SPARSE_CODECS
+        return CODEC_FACTS[self.codec].sparse
 
     def __str__(self) -> str:
         """For people: codec and ratios, in a few words."""
@@ -79,31 +93,10 @@ class Averaging:
             raise ValueError(f"plan: hub is site {self.hub}, but there are {sites} sites, the first of which is 0.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outer:
-    """The outer step: SGD with Nesterov momentum on the agreed change; lr 1 without momentum is plain averaging.
-
-    Raises ValueError, in one line, for what cannot be.
-    """
-
-    lr: float = 1.0
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not _real(self.lr) or self.lr <= 0:
-            raise ValueError(f"plan: the outer lr is {self.lr!r}; it must be a finite number > 0.")
-        if not _real(self.momentum) or not 0 <= self.momentum < 1:
-            raise ValueError(f"plan: the outer momentum is {self.momentum!r}; it must be >= 0 and < 1.")
-
-    def __str__(self) -> str:
-        if self == Outer():
-            return "mean"
-        return f"Nesterov, lr {self.lr:g}, momentum {self.momentum:g}"
-
-
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Whether it is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

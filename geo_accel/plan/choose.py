@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
-from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Mode, Schedule
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, bytes_per_value
 from geo_accel.plan.dreamddp import exact, fill
 from geo_accel.plan.partition import Sets, equal, full, stream
@@ -41,7 +42,7 @@ def choose_plan(
     """
     maker = _Maker(request=request, units=tuple(units), sites=sites, profile=profile)
     if not request.needs_measurement:
-        delay = request.delay if request.mode == "stream" else 0
+        delay = request.delay if request.mode == Mode.STREAM else 0
         averaging = maker.sending.averaging(request.codec, request.period)
         return maker.plan(request.period, delay, averaging, request.period, "as configured")
     assert profile is not None
@@ -123,14 +124,14 @@ class _Maker:
     def plan(self, period: int, delay: int, averaging: Averaging, rounds: int, reason: str = "") -> Plan:
         """One plan, with `rounds` rounds per period where the schedule is "stream"."""
         mode, schedule = self.request.mode, self.request.resolved_schedule
-        if schedule == "dreamddp":
+        if schedule == Schedule.DREAMDDP:
             steps = self._dreamddp(period, averaging)
         else:
             sizes = [numel for _, numel in self.units]
             sets: Sets = {
-                "full": lambda: full(len(sizes), period),
-                "equal": lambda: equal(len(sizes), period),
-                "stream": lambda: stream(sizes, period, rounds),
+                Schedule.FULL: lambda: full(len(sizes), period),
+                Schedule.EQUAL: lambda: equal(len(sizes), period),
+                Schedule.STREAM: lambda: stream(sizes, period, rounds),
             }[schedule]()
             steps = tuple(self._as_rounds(members, averaging) for members in sets)
         return Plan(
@@ -159,10 +160,10 @@ class _Maker:
                 if candidate.within_budget and self._keeps_enough(candidate.plan):
                     first = candidate
                     break
-            if first is not None or self.request.period != "auto" or period >= LONGEST_PERIOD:
+            if first is not None or self.request.period != AUTO or period >= LONGEST_PERIOD:
                 break
             period = _longer(period)
-        if first is None or self.request.period != "auto" or self.request.outer != "auto":
+        if first is None or self.request.period != AUTO or self.request.outer != AUTO:
             return
         for longer in (2 * period, 4 * period, 8 * period):
             gains = codec in SPARSE_CODECS or self._outer(longer) != Outer()
@@ -173,14 +174,14 @@ class _Maker:
         """No candidate of `codec`, from `period` on, is expected to cost less loss."""
         kept = () if codec not in SPARSE_CODECS else (SPARSE_CHUNK,) * self.sites
         averaging, table, periods = Averaging(codec=codec, kept=kept), penalties(), [period]
-        while self.request.period == "auto" and periods[-1] < LONGEST_PERIOD:
+        while self.request.period == AUTO and periods[-1] < LONGEST_PERIOD:
             periods.append(_longer(periods[-1]))
         return min(table.expected(one, 1, averaging, self._outer(one), self.sites) for one in periods)
 
     def first_period(self, codec: str) -> int:
         """The fixed one, or the shortest that can be within the budget."""
         fixed = self.request.period
-        return fixed if fixed != "auto" else self._least_period(codec, self._careful())
+        return fixed if fixed != AUTO else self._least_period(codec, self._careful())
 
     def _with_delays(self, codec: str, period: int, careful: Profile) -> Iterator[_Candidate]:
         averaging = self.sending.averaging(codec, period, careful)
@@ -198,13 +199,13 @@ class _Maker:
     def _keeps_enough(self, plan: Plan) -> bool:
         """Whether a longer period would not serve a sparse codec better."""
         kept = plan.averaging.kept
-        return not kept or self.request.ratio != "auto" or min(kept) >= _LEAST_SHARE * SPARSE_CHUNK
+        return not kept or self.request.ratio != AUTO or min(kept) >= _LEAST_SHARE * SPARSE_CHUNK
 
     def _outer(self, period: int) -> Outer:
-        if self.request.outer != "auto":
+        if self.request.outer != AUTO:
             return self.request.outer
         # The penalties of outer steps were measured under streaming; elsewhere the plain average is what is published.
-        return penalties().best_outer(period, self.sites) if self.request.mode == "stream" else Outer()
+        return penalties().best_outer(period, self.sites) if self.request.mode == Mode.STREAM else Outer()
 
     def _careful(self) -> Profile:
         """The profile over links of which only `FILL` counts."""
@@ -223,10 +224,10 @@ class _Maker:
             return 1
         cost = self.sending.cost(self.sending.averaging(codec, LONGEST_PERIOD, careful), careful)
         least = cost.handling.training_s * self.sending.values / (BUDGET[self.request.mode] * careful.compute_s)
-        if not (codec in SPARSE_CODECS and self.request.ratio == "auto"):
+        if not (codec in SPARSE_CODECS and self.request.ratio == AUTO):
             least = max(least, cost.seconds(self.sending.values) / self.sending.window(careful))
-        if self.request.mode == "stream":
-            least = max(least, self._spare_delay if self.request.delay == "auto" else self.request.delay)
+        if self.request.mode == Mode.STREAM:
+            least = max(least, self._spare_delay if self.request.delay == AUTO else self.request.delay)
         return min(LONGEST_PERIOD, max(1, ceil(least - 1e-9)))
 
     @property
@@ -241,16 +242,16 @@ class _Maker:
         return ceil((self._spare_s + self.profile.link.latency_s) / self.profile.compute_s) if self._spare_s else 0
 
     def _delays(self, period: int, rounds: int, cost: Cost) -> Iterator[int]:
-        if self.request.mode != "stream":
+        if self.request.mode != Mode.STREAM:
             yield 0
-        elif self.request.delay != "auto":
+        elif self.request.delay != AUTO:
             yield self.request.delay
         else:
             first = 1
             if self.profile.link is not None:
                 seconds = cost.seconds(self.sending.values / rounds) + self._spare_s
                 first = ceil(seconds / self.profile.compute_s - 1e-9)
-            if self._spare_s and first > period < LONGEST_PERIOD and self.request.period == "auto":
+            if self._spare_s and first > period < LONGEST_PERIOD and self.request.period == AUTO:
                 return  # a longer period has room for what may be late
             first = min(period, max(1, first))
             # The estimate may be short where rounds queue behind one another.
@@ -269,7 +270,7 @@ class _Maker:
         transfers = [cost.round_s(members, self.units) for members in bundles]
         computing = [sum(backward[self.units[piece.unit][0]] for piece in members) for members in bundles]
         ends = exact(transfers, computing, period)
-        if self.request.mode == "backward":
+        if self.request.mode == Mode.BACKWARD:
             return tuple(bundles[first:stop] for first, stop in fill(transfers, computing, ends))
         sets = [bundles[first:stop] for first, stop in zip([0, *ends], ends, strict=False)]
         return tuple((tuple(piece for members in bundle for piece in members),) if bundle else () for bundle in sets)
@@ -278,7 +279,7 @@ class _Maker:
         """What one step sends, as rounds: one, or in mode "backward" as many as there are bundles."""
         if not pieces:
             return ()
-        return self._bundles(pieces, averaging) if self.request.mode == "backward" else (tuple(pieces),)
+        return self._bundles(pieces, averaging) if self.request.mode == Mode.BACKWARD else (tuple(pieces),)
 
     def _bundles(self, pieces: Sequence[Piece], averaging: Averaging) -> tuple[Round, ...]:
         """Single units, or several together until their bytes take as long as a round's latency.

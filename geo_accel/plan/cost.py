@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import log2
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import CODEC_FACTS, DENSE_CODECS, HUB_ANSWER, SPARSE_CHUNK, Exchange
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Handling, Profile
 
-# What the codecs of wire/ need, known here without torch.
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "int8": 1 + 4 / 128, "int4": 1 / 2 + 4 / 128, "int2": 1 / 4 + 4 / 128}
+BYTES_PER_VALUE = {name: CODEC_FACTS[name].bytes_per_value for name in DENSE_CODECS}
 """Of dense codecs."""
 
 # On shorter lines a window is open again before anybody has noticed.
@@ -24,9 +23,11 @@ _NEW_WINDOW_BYTES = 14_480
 
 
 def sparse_bytes(codec: str, kept: int) -> float:
-    """What one chunk of 4096 values takes with a sparse codec, as one of many: values in int4, then their places."""
-    places = min(SPARSE_CHUNK / 8, 1.5 * kept) if codec == "topk" else 0.0
-    return kept * BYTES_PER_VALUE["int4"] + places
+    """What one chunk of 4096 values takes with a sparse codec, as one of many: values, then their places if it says
+    them."""
+    facts = CODEC_FACTS[codec]
+    places = min(SPARSE_CHUNK / 8, 1.5 * kept) if facts.says_places else 0.0
+    return kept * facts.bytes_per_value + places
 
 
 def bytes_per_value(averaging: Averaging, site: int | None = None) -> float:
@@ -42,16 +43,16 @@ def answer_bytes_per_value(averaging: Averaging) -> float:
     """The same of a hub's answer: room for all that any site kept, or for every value."""
     if not averaging.sparse:
         return BYTES_PER_VALUE[averaging.codec]
-    if averaging.codec == "randk":
-        return sparse_bytes("randk", max(averaging.kept)) / SPARSE_CHUNK
+    if not CODEC_FACTS[averaging.codec].says_places:  # all drew the same: those of the site that kept most
+        return sparse_bytes(averaging.codec, max(averaging.kept)) / SPARSE_CHUNK
     everything = min(SPARSE_CHUNK, sum(averaging.kept))
-    return min(BYTES_PER_VALUE["int8"], sparse_bytes("topk", everything) / SPARSE_CHUNK)
+    return min(BYTES_PER_VALUE[HUB_ANSWER], sparse_bytes(averaging.codec, everything) / SPARSE_CHUNK)
 
 
 def exchange_for(sites: int) -> str:
     """What to do where links are not known. Two sites swap payloads; from three on, averaging by shares sends fewer
     bytes: 2(N-1)/N against N-1 payloads."""
-    return "direct" if sites <= 2 else "two-shot"
+    return Exchange.DIRECT if sites <= 2 else Exchange.TWO_SHOT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Cost:
     @property
     def messages(self) -> int:
         """Exchanges, one after the other, that a round consists of."""
-        return 1 if self.averaging.exchange == "direct" else 2
+        return 1 if self.averaging.exchange == Exchange.DIRECT else 2
 
     @cached_property
     def _links(self) -> list[Link]:
@@ -96,20 +97,20 @@ class Cost:
         """Bytes that a rank sends for `values` values, mean over sites."""
         rule, others = self.averaging, self.sites - 1
         said = bytes_per_value(rule)
-        if rule.exchange == "hub":
+        if rule.exchange == Exchange.HUB:
             spoken = said * self.sites - (bytes_per_value(rule, rule.hub))
             return values * (spoken + others * answer_bytes_per_value(rule)) / self.sites
-        return values * said * (others if rule.exchange == "direct" else 2 * others / self.sites)
+        return values * said * (others if rule.exchange == Exchange.DIRECT else 2 * others / self.sites)
 
     @cached_property
     def _seconds_per_value(self) -> float:
         """Of the exchange, latencies not counted: all sites wait for whoever takes longest, in either direction."""
         rule, links, others = self.averaging, self._links, self.sites - 1
         said = [bytes_per_value(rule, site) for site in range(len(links))]
-        if rule.exchange == "two-shot":
+        if rule.exchange == Exchange.TWO_SHOT:
             return 2 * others / self.sites * said[0] * max(max(link.seconds_per_byte, link.down) for link in links)
         everything = bytes_per_value(rule) * self.sites
-        if rule.exchange == "direct":
+        if rule.exchange == Exchange.DIRECT:
             return max(
                 max(others * one * link.seconds_per_byte, (everything - one) * link.down)
                 for one, link in zip(said, links, strict=True)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 
 # The loss has risen if it is higher than before by more than this share and so many standard errors.
 _RISE = 0.01

@@ -13,8 +13,9 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
-from geo_accel.config import SPARSE_CHUNK
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.names import SPARSE_CHUNK
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 
 _FILE = "penalty.json"
 # Outer momentum blows up where it does not go with the period: it is used within this factor of a measured one only.

@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.names import MODES, Mode
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging, is_real
 from geo_accel.profile.document import parse, read
 
 VERSION = 3
-MODES = ("stream", "backward", "blocking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,15 @@ class Plan:
         for key, value in [("period", self.period), ("delay", self.delay), *self.units]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
+        if not is_real(self.outer.lr) or self.outer.lr <= 0:
+            raise ValueError(f"plan: the outer lr is {self.outer.lr!r}; it must be a finite number > 0.")
+        if not is_real(self.outer.momentum) or not 0 <= self.outer.momentum < 1:
+            raise ValueError(f"plan: the outer momentum is {self.outer.momentum!r}; it must be >= 0 and < 1.")
         if self.period < 1 or len(self.rounds) != self.period:
             raise ValueError(f"plan: {len(self.rounds)} steps listed for a period of {self.period}.")
-        if self.mode != "stream" and self.delay != 0:
+        if self.mode != Mode.STREAM and self.delay != 0:
             raise ValueError(f"plan: delay {self.delay} in mode {self.mode}, which applies within the step: use 0.")
-        if self.mode == "stream" and not 1 <= self.delay <= self.period:
+        if self.mode == Mode.STREAM and not 1 <= self.delay <= self.period:
             raise ValueError(f"plan: delay {self.delay}; in mode stream it is at least 1 and at most {self.period}.")
         if any(not members for step in self.rounds for members in step):
             raise ValueError("plan: a round without units was found; leave it out.")
@@ -117,7 +122,7 @@ class Plan:
         """
         names = [name for name, _ in self.units]
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
-        values |= {**asdict(values.pop("averaging")), "outer": asdict(self.outer)}
+        values |= {**values.pop("averaging").to_fields(), "outer": asdict(self.outer)}
         values["units"] = [list(unit) for unit in self.units]
         values["rounds"] = [[_words(members, names) for members in step] for step in self.rounds]
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items() if key != "rounds"]
@@ -135,10 +140,8 @@ class Plan:
                 tuple(tuple(piece for word in members for piece in _pieces(word, places)) for members in step)
                 for step in found.pop("rounds")
             )
-            said = {spec.name: found.pop(spec.name) for spec in fields(Averaging)}
-            said |= {name: tuple(said[name]) for name in ("kept", "coefficients")}
-            outer = Outer(**found.pop("outer"))
-            return cls(units=units, rounds=rounds, averaging=Averaging(**said), outer=outer, **found)
+            averaging, outer = Averaging.from_fields(found), Outer(**found.pop("outer"))
+            return cls(units=units, rounds=rounds, averaging=averaging, outer=outer, **found)
 
         return parse("plan", text, VERSION, build)
 

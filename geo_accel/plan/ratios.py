@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import SPARSE_CHUNK
 from geo_accel.profile.link import Link
 
 _FEWEST = 4

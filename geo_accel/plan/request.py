@@ -1,13 +1,15 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What a plan is asked for: the settings of the "geo_accel" block that plans are made from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo_accel.config import DENSE_CODECS, SPARSE_CODECS
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.names import AUTO, AUTOMATIC_CODECS, SPARSE_CODECS, Coefficients, Mode, Schedule
+from geo_accel.config.parts import Outer, Overlap
+from geo_accel.config.schema import GeoConfig
 
-DEFAULT_SCHEDULES = {"stream": "stream", "backward": "dreamddp", "blocking": "full"}
-BUDGET = {"stream": 0.03, "backward": 0.1, "blocking": 0.1}
+DEFAULT_SCHEDULES = {Mode.STREAM: Schedule.STREAM, Mode.BACKWARD: Schedule.DREAMDDP, Mode.BLOCKING: Schedule.FULL}
+BUDGET = {Mode.STREAM: 0.03, Mode.BACKWARD: 0.1, Mode.BLOCKING: 0.1}
 """By mode, the share of a step that synchronising may cost where the period is ours to choose, waiting and computing
 together, as it is estimated (clock-*.md in benchmarks/results say what it turns out to be). Without overlap by whole
 steps the last units' transfers can hide behind nothing, and a tenth is what we accept."""
@@ -18,33 +20,57 @@ class Request:
     """What the user fixed; "auto" where the choice is ours."""
 
     mode: str
-    period: int | str = "auto"
-    schedule: str = "auto"
-    delay: int | str = "auto"
-    codec: str = "auto"
-    ratio: float | str = "auto"
-    exchange: str = "auto"
-    residual: str = "auto"
-    overlap: tuple[int, float] | bool | str = "auto"
-    """Threshold and gain, or whether to take the mean over those that sent."""
-    coefficients: str = "equal"
+    period: int | str = AUTO
+    schedule: str = AUTO
+    delay: int | str = AUTO
+    codec: str = AUTO
+    ratio: float | str = AUTO
+    exchange: str = AUTO
+    residual: str = AUTO
+    overlap: Overlap | bool | str = AUTO
+    """True is the mean over those that sent."""
+    coefficients: str = Coefficients.EQUAL
     """"equal", "data" or "blend"."""
-    outer: Outer | str = "auto"
+    outer: Outer | str = AUTO
     ranks: tuple[int, ...] = ()
     """Of every site; empty: one each."""
 
+    @classmethod
+    def of(cls, config: GeoConfig, ranks: Sequence[int]) -> "Request":
+        """What a checked config asks for, between sites of so many ranks each."""
+        sync, compression = config.sync, config.compression
+        return cls(
+            mode=sync.mode,
+            period=sync.period,
+            schedule=sync.schedule,
+            delay=sync.delay,
+            codec=compression.codec,
+            ratio=compression.ratio,
+            exchange=sync.exchange,
+            residual=compression.residual,
+            overlap=compression.overlap_weighting,
+            coefficients=compression.coefficients,
+            outer=sync.outer,
+            ranks=tuple(ranks),
+        )
+
     @property
     def resolved_schedule(self) -> str:
-        return DEFAULT_SCHEDULES[self.mode] if self.schedule == "auto" else self.schedule
+        return DEFAULT_SCHEDULES[self.mode] if self.schedule == AUTO else self.schedule
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """Those that the choice is between. Random places are for comparisons only."""
-        return (*DENSE_CODECS, "topk") if self.codec == "auto" else (self.codec,)
+        """Those that the choice is between."""
+        return AUTOMATIC_CODECS if self.codec == AUTO else (self.codec,)
 
     @property
     def needs_measurement(self) -> bool:
         """Whether computing and links must be known before a plan can be made."""
-        open_delay = self.mode == "stream" and self.delay == "auto"
-        open_ratio = self.codec in SPARSE_CODECS and self.ratio == "auto"
-        return "auto" in (self.period, self.codec) or open_delay or open_ratio or self.resolved_schedule == "dreamddp"
+        open_delay = self.mode == Mode.STREAM and self.delay == AUTO
+        open_ratio = self.codec in SPARSE_CODECS and self.ratio == AUTO
+        return (
+            AUTO in (self.period, self.codec)
+            or open_delay
+            or open_ratio
+            or self.resolved_schedule == Schedule.DREAMDDP
+        )

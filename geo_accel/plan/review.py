@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 
+from geo_accel.config.names import Exchange, Mode
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import Plan
@@ -57,7 +58,7 @@ class Sounding:
 def sounding(plan: Plan, profile: Profile, sites: int) -> Sounding | None:
     """None where the rounds of `plan`, made from `profile`, tell by themselves, or leave no room beside them."""
     link = profile.link
-    if link is None or plan.mode != "stream" or plan.exchange == "hub":
+    if link is None or plan.mode != Mode.STREAM or plan.exchange == Exchange.HUB:
         return None
     cost = Cost.of(plan, profile, sites)
     largest = max(values_of(members, plan.units) for step in plan.rounds for members in step)
@@ -111,7 +112,7 @@ def review(
     """
     link = profile.link
     # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.
-    follows = follow_link and link is not None and plan.exchange != "hub"
+    follows = follow_link and link is not None and plan.exchange != Exchange.HUB
     now = seen_link(seen, link) if follows else None
     step_s = max(one.step_s for one in seen)
     news = []

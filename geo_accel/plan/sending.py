@@ -4,7 +4,8 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS
+from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Coefficients, Exchange, Mode, Residual
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, exchange_for, sparse_bytes
 from geo_accel.plan.ratios import GRID, coefficients, per_site
@@ -44,12 +45,12 @@ class Sending:
         """
         sparse, fixed = codec in SPARSE_CODECS, self.request.exchange
         known = careful is not None and careful.link is not None
-        if fixed != "auto":
+        if fixed != AUTO:
             exchanges = [fixed]
         elif known:
-            exchanges = ["direct", "hub"] if sparse else ["direct", "two-shot", "hub"]
+            exchanges = [Exchange.DIRECT, *([] if sparse else [Exchange.TWO_SHOT]), Exchange.HUB]
         else:
-            exchanges = ["direct" if sparse else exchange_for(self.sites)]
+            exchanges = [Exchange.DIRECT if sparse else exchange_for(self.sites)]
         if not known:
             rule = self._rule(codec, exchanges[0], 0)
         else:
@@ -58,10 +59,10 @@ class Sending:
                 for one in exchanges
             ]
             rule = min(rules, key=lambda rule: self._preference(rule, period, careful))
-        shares = [float(ranks) for ranks in self.request.ranks] if self.request.coefficients != "equal" else None
-        if shares is None:
+        if self.request.coefficients == Coefficients.EQUAL:
             return rule
-        blend = _BLEND if self.request.coefficients == "blend" else 0.0
+        shares = [float(ranks) for ranks in self.request.ranks]
+        blend = _BLEND if self.request.coefficients == Coefficients.BLEND else 0.0
         return replace(rule, coefficients=coefficients(rule.kept or [1] * self.sites, shares, blend))
 
     def _preference(self, rule: Averaging, period: int, careful: Profile) -> tuple[int, float]:
@@ -71,19 +72,19 @@ class Sending:
         return (-sum(rule.kept) if self._ratio_is_open(rule) else 0, seconds)
 
     def _ratio_is_open(self, rule: Averaging) -> bool:
-        return rule.sparse and self.request.ratio == "auto"
+        return rule.sparse and self.request.ratio == AUTO
 
     def _rule(self, codec: str, exchange: str, hub: int) -> Averaging:
-        hub = hub if exchange == "hub" else 0
+        hub = hub if exchange == Exchange.HUB else 0
         if codec not in SPARSE_CODECS:
             return Averaging(codec=codec, exchange=exchange, hub=hub)
         # Measured (benchmarks/results/loss-h100-2026-11-26.md): the rest is best left in the weights, where overlap
         # weighting does no good.
-        overlap = False if self.request.overlap == "auto" else self.request.overlap
+        overlap = False if self.request.overlap == AUTO else self.request.overlap
         if isinstance(overlap, bool):
-            overlap = (self.sites, float(self.sites)) if overlap else (0, 1.0)
-        residual = "weights" if self.request.residual == "auto" else self.request.residual
-        share = _DEFAULT_SHARE if self.request.ratio == "auto" else self.request.ratio
+            overlap = Overlap.mean_of_senders(self.sites) if overlap else Overlap()
+        residual = Residual.WEIGHTS if self.request.residual == AUTO else self.request.residual
+        share = _DEFAULT_SHARE if self.request.ratio == AUTO else self.request.ratio
         kept = max(1, round(share * SPARSE_CHUNK))
         return Averaging(
             codec=codec,
@@ -91,8 +92,7 @@ class Sending:
             hub=hub,
             kept=(kept,) * self.sites,
             residual=residual,
-            threshold=overlap[0],
-            gain=overlap[1],
+            overlap=overlap,
         )
 
     def _with_ratios(self, rule: Averaging, period: int, careful: Profile) -> Averaging:
@@ -126,14 +126,14 @@ class Sending:
     def window(self, careful: Profile) -> float:
         """Seconds of every step in which a transfer costs no more than the budget."""
         budget = BUDGET[self.request.mode]
-        if self.request.mode == "stream":
+        if self.request.mode == Mode.STREAM:
             return careful.compute_s * (1 + budget)
-        return careful.compute_s * budget + (self.request.mode == "backward") * careful.backward_s
+        return careful.compute_s * budget + (self.request.mode == Mode.BACKWARD) * careful.backward_s
 
     def rounds_in(self, period: int, cost: Cost) -> int:
         """Few rounds, but short and small enough ones, and no more than their latencies leave room for, or cost a
         tenth; in the other modes one per step."""
-        if self.request.mode != "stream" or cost.profile.link is None:
+        if self.request.mode != Mode.STREAM or cost.profile.link is None:
             return period
         latency, step_s = cost.messages * cost.profile.link.latency_s, cost.profile.compute_s
         transfer = cost.seconds(self.values) - latency

@@ -8,9 +8,10 @@ only through the bytes that a site sends.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from geo_accel.config.names import AUTO, DENSE_CODECS, Mode, Schedule
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import LONGEST_PERIOD, choose_plan
-from geo_accel.plan.cost import BYTES_PER_VALUE, Cost, exchange_for
+from geo_accel.plan.cost import Cost, exchange_for
 from geo_accel.plan.plan import Piece, Plan, Round
 from geo_accel.plan.request import Request
 from geo_accel.plan.shapes import require_number
@@ -18,13 +19,17 @@ from geo_accel.plan.timeline import timeline
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 
-STREAMS = tuple(f"stream-{codec}" for codec in BYTES_PER_VALUE)
+STREAMS = tuple(f"stream-{codec}" for codec in DENSE_CODECS)
 METHODS = ("none", "ssgd", "local-sgd", "enp", "dreamddp", *STREAMS, "auto")
 """In the order of the table. "none" sends nothing; "auto" is what geo_accel would do with nothing fixed."""
 PERIODIC = tuple(method for method in METHODS if method not in ("none", "ssgd", "auto"))
 """Methods that the period given applies to."""
 
-_SCHEDULES = {"local-sgd": ("blocking", "full"), "enp": ("backward", "equal"), "dreamddp": ("backward", "dreamddp")}
+_SCHEDULES = {
+    "local-sgd": (Mode.BLOCKING, Schedule.FULL),
+    "enp": (Mode.BACKWARD, Schedule.EQUAL),
+    "dreamddp": (Mode.BACKWARD, Schedule.DREAMDDP),
+}
 # Synchronous SGD merges gradients into buckets that hold at least this share of the model; the fastest share is taken.
 _BUCKETS = (0.0, *(2.0**-power for power in range(8, -1, -1)))
 
@@ -36,7 +41,7 @@ class Scenario:
     profile: Profile
     """Of one rank of a site, with the sites' links."""
     sites: int
-    period: int | str = "auto"
+    period: int | str = AUTO
     """Steps between two synchronisations of a unit; "auto": each method gets the shortest that it can afford."""
     codec: str = "bf16"
     """Of ssgd's gradients, and of the methods that have none in their name."""
@@ -52,10 +57,10 @@ class Scenario:
 
     def __post_init__(self) -> None:
         require_number("sites", self.sites, 2, 10**6, whole=True)
-        if self.period != "auto":
+        if self.period != AUTO:
             require_number("period", self.period, 1, LONGEST_PERIOD, whole=True)
-        if self.codec not in BYTES_PER_VALUE:
-            raise ValueError(f"codec is {self.codec!r}; allowed: {', '.join(BYTES_PER_VALUE)}.")
+        if self.codec not in DENSE_CODECS:
+            raise ValueError(f"codec is {self.codec!r}; allowed: {', '.join(DENSE_CODECS)}.")
         require_number("carriers", self.carriers, 1, 10**6, whole=True)
         require_number("gpus-per-site", self.gpus_per_site, 1, 10**7, whole=True)
         if self.tokens_per_step is not None:
@@ -160,9 +165,9 @@ def _units(profile: Profile) -> list[tuple[str, int]]:
 
 def _request(scenario: Scenario, method: str) -> Request:
     if method == "auto":
-        return Request(mode="stream")
+        return Request(mode=Mode.STREAM)
     if method in STREAMS:
-        return Request(mode="stream", period=scenario.period, codec=method.removeprefix("stream-"))
+        return Request(mode=Mode.STREAM, period=scenario.period, codec=method.removeprefix("stream-"))
     mode, schedule = _SCHEDULES[method]
     return Request(mode=mode, schedule=schedule, period=scenario.period, codec=scenario.codec)
 
@@ -179,8 +184,8 @@ def _ssgd_plans(scenario: Scenario) -> list[Plan]:
     layouts = dict.fromkeys(_buckets(units, share * total) for share in shares)
     return [
         Plan(
-            mode="backward",
-            schedule="full",
+            mode=Mode.BACKWARD,
+            schedule=Schedule.FULL,
             period=1,
             delay=0,
             averaging=Averaging(codec=scenario.codec, exchange=exchange_for(scenario.sites)),

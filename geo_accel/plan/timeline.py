@@ -1,13 +1,14 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The time model: what runs when under a plan, on one site.
 
-One compute stream, one serial link; the rules of DESIGN 3. Rounds wait for all sites, so the slowest link is
+One compute stream, one serial link; as docs/how-it-works.md says. Rounds wait for all sites, so the slowest link is
 everyone's and one site stands for all.
 """
 
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from geo_accel.config.names import Mode
 from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
@@ -81,7 +82,7 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
     names = [[_name(members, plan.units) for members in step] for step in plan.rounds]
 
     now = free = 0.0  # of the training thread, of the link
-    if plan.mode == "stream" and sum(map(sum, durations)) > plan.period * compute_s:
+    if plan.mode == Mode.STREAM and sum(map(sum, durations)) > plan.period * compute_s:
         # A link with more to do than time: in the end it is as late as waiting for it allows, so begin there.
         free = plan.delay * compute_s
     in_flight: list[tuple[int, float]] = []  # boundary at which a round is due, when its transfer ends
@@ -115,7 +116,7 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
         for unit, start, stop in ready.spans:
             span("backward", unit, last_backward + start, last_backward + stop)
         now += backward_s
-        if plan.mode == "backward":
+        if plan.mode == Mode.BACKWARD:
             # In the order of the plan, each as soon as the last of its units is ready.
             for number, members in enumerate(plan.rounds[at]):
                 send(number, last_backward + max(ready.by_unit[piece.unit] for piece in members))
@@ -123,10 +124,10 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
                 wait(free, names[at][-1])
         span("update", "update", now, now + ending_s)
         now += ending_s
-        if plan.mode == "blocking":
+        if plan.mode == Mode.BLOCKING:
             for number, name in enumerate(names[at]):
                 wait(send(number, now), name)
-        elif plan.mode == "stream":
+        elif plan.mode == Mode.STREAM:
             while in_flight and in_flight[0][0] <= step:
                 wait(in_flight.pop(0)[1], "transfer")
             for number in range(len(durations[at])):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from geo_accel.sync.exact_mean import Swap
+from geo_accel.rounds.exact_mean import Swap
+from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.rest import LACKING, Entry
 from geo_accel.topology import Topology
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.units import checksum
 
 _ROW = 4096
@@ -31,7 +32,12 @@ class Verdict:
 
 
 def compare(
-    transport: GlooTransport, swap: Swap, entries: Sequence[Entry], prints: Sequence[int], weights: int
+    transport: Transport,
+    inside: InsideSite,
+    swap: Swap,
+    entries: Sequence[Entry],
+    prints: Sequence[int],
+    weights: int,
 ) -> Verdict:
     """Background thread; collective. `weights` is a checksum of what this rank carries, `prints` one per entry.
 
@@ -41,7 +47,7 @@ def compare(
     topology = transport.topology
     if topology.slices > 1:  # each rank carries weights of its own, all of which count
         rows = torch.zeros(topology.slices, 1, dtype=torch.int64, device="cpu")
-        transport.share(rows, torch.tensor([weights], dtype=torch.int64, device="cpu"))
+        inside.share(rows, torch.tensor([weights], dtype=torch.int64, device="cpu"))
         weights = checksum([rows])
     answer = torch.zeros(2 + 2 * len(entries), dtype=torch.int64, device="cpu")
     if topology.local_index == 0:
@@ -55,7 +61,7 @@ def compare(
             heard = _exchange(swap, topology, transport.peers, here)
             answer[2 : 2 + len(entries)] = (heard != here).any(0)
             answer[2 + len(entries) :] = (heard == LACKING).any(0)
-    transport.broadcast_in_site(answer)
+    inside.broadcast(answer)
     kinds, weights, *rest = map(bool, answer.tolist())
     return Verdict(kinds, weights, tuple(rest[: len(entries)]), tuple(rest[len(entries) :]))
 

@@ -11,7 +11,7 @@ from time import perf_counter, process_time, thread_time
 import torch
 
 from geo_accel.profile.link import LONG_LATENCY_S, Link
-from geo_accel.sync.transfers import Transfers
+from geo_accel.rounds.transfers import Transfers
 
 _TRIALS = 2
 _BURN_S = 0.1

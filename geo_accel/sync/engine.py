@@ -16,24 +16,25 @@ import torch
 from torch import nn
 
 from geo_accel.config import GeoConfig
+from geo_accel.masters import Masters, PlainMasters
 from geo_accel.plan.cost import bytes_per_value
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
 from geo_accel.profile.trace import Trace
+from geo_accel.rounds.rounds import Round, Rounds
+from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.backward import BackwardHooks, require_backward_fits
 from geo_accel.sync.flush import Flush
 from geo_accel.sync.handshake import require_same
-from geo_accel.sync.masters import Masters, PlainMasters
 from geo_accel.sync.planning import Planning
 from geo_accel.sync.rest import untrained_checksums
-from geo_accel.sync.rounds import Round, Rounds
 from geo_accel.sync.trained import trained_units
 from geo_accel.sync.wishes import Wishes
 from geo_accel.topology import Topology
+from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import SiteLostError
-from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Message
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit
@@ -53,7 +54,8 @@ class Engine:
         self,
         model: nn.Module,
         config: GeoConfig,
-        transport: GlooTransport,
+        transport: Transport,
+        inside: InsideSite,
         control: ControlPlane,
         *,
         optimizer: torch.optim.Optimizer | None = None,
@@ -82,10 +84,10 @@ class Engine:
         self._sent_before = transport.bytes_sent
         self.control = control
         self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
-        self._rounds = Rounds(self.masters, transport, self._trace)
+        self._rounds = Rounds(self.masters, transport, inside, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)
-        self._flush = Flush(model, self.masters, self._rounds, transport, control, optimizers)
+        self._flush = Flush(model, self.masters, self._rounds, transport, inside, control, optimizers)
         self._is_last_micro_batch = is_last_micro_batch
         if config.sync.mode == "backward":
             require_backward_fits(self._optimizer, config, self.topology)

@@ -9,16 +9,17 @@ from functools import partial
 import torch
 from torch import nn
 
+from geo_accel.masters import Masters
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.cost import exchange_for
 from geo_accel.plan.plan import Piece
-from geo_accel.sync import exact_mean
+from geo_accel.rounds import exact_mean
+from geo_accel.rounds.rounds import Round, Rounds
+from geo_accel.sites.inside import InsideSite
 from geo_accel.sync.comparison import compare, first_difference, quick_checksum
 from geo_accel.sync.eval_form import EvalForms
-from geo_accel.sync.masters import Masters
 from geo_accel.sync.rest import Entry, rest_of
-from geo_accel.sync.rounds import Round, Rounds
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import checksum
 
@@ -42,7 +43,8 @@ class Flush:
         model: nn.Module,
         masters: Masters,
         rounds: Rounds,
-        transport: GlooTransport,
+        transport: Transport,
+        inside: InsideSite,
         control: ControlPlane,
         optimizers: Sequence[torch.optim.Optimizer | None],
     ) -> None:
@@ -50,7 +52,7 @@ class Flush:
         self._model = model
         self._masters = masters
         self._rounds = rounds
-        self._transport = transport
+        self._transport, self._inside = transport, inside
         self._topology = transport.topology
         self._control = control
         self._eval_forms = EvalForms(optimizers, masters.units)
@@ -94,7 +96,7 @@ class Flush:
         """`weights` is a checksum of those that this rank carries; `rest` is what it holds besides, with prints."""
         entries, prints = [entry for entry, _ in rest], [print_ for _, print_ in rest]
         verdict = self._rounds.beside(
-            lambda swap: compare(self._transport, swap, entries, prints, weights), step
+            lambda swap: compare(self._transport, self._inside, swap, entries, prints, weights), step
         ).result()
         if verdict.weights:
             named = [named for unit in self._masters.units for named in unit.parameters]
@@ -133,7 +135,7 @@ class Flush:
         def talk(values: torch.Tensor, swap: exact_mean.Swap | None = None) -> None:
             if swap is not None and self._topology.local_index == 0:
                 agree(swap, values)
-            self._transport.broadcast_in_site(values)
+            self._inside.broadcast(values)
 
         for stretches in exact_mean.chunks(flat):
             values = torch.cat([stretch.cpu() for stretch in stretches])

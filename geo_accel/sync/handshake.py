@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 
 from geo_accel.config import GeoConfig, differences
-from geo_accel.sync.masters import Masters
+from geo_accel.masters import Masters
 from geo_accel.topology import Topology
 from geo_accel.transport.store import ControlPlane
 from geo_accel.version import __version__

@@ -10,7 +10,9 @@ from time import perf_counter, thread_time
 
 import torch
 
-from geo_accel.config import SPARSE_CHUNK, SPARSE_CODECS, LinkConfig
+from geo_accel.config import LinkConfig
+from geo_accel.config.names import SPARSE_CHUNK, SPARSE_CODECS
+from geo_accel.masters import Masters
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.plan.partition import stream
@@ -18,14 +20,14 @@ from geo_accel.plan.plan import Piece
 from geo_accel.profile.layers import Computing, as_profile
 from geo_accel.profile.link import PROBE_SECONDS, Link, probe_links
 from geo_accel.profile.profile import Handling, Profile, UnitProfile
-from geo_accel.sync.agreement import NotFiniteError, Snapshot, Weights, agree
+from geo_accel.rounds.agreement import NotFiniteError, Snapshot, Weights, agree
+from geo_accel.rounds.exchange import Scratch, Terms
+from geo_accel.rounds.rounds import InPlace, in_place
+from geo_accel.rounds.transfers import Transfers
 from geo_accel.sync.contention import Contention
-from geo_accel.sync.masters import Masters
-from geo_accel.sync.rounds import InPlace, in_place
-from geo_accel.sync.transfers import Transfers
 from geo_accel.topology import Topology
-from geo_accel.transport.exchange import Scratch, Terms
 from geo_accel.transport.identity import Identity, Message
+from geo_accel.transport.memory import Loopback
 
 # A trial round has the size that rounds will have: a large model's do not fit into caches, a small one's do.
 _TRIAL_PARTS = 8
@@ -233,7 +235,7 @@ class _Trial:
 
     def _agree(self, weights: Weights) -> None:
         whole = [(0, self._selection.length)]
-        transport = _Loopback(self._topology)
+        transport = Loopback(self._topology)
         # Weights that are not finite are named by the first round that counts.
         with suppress(NotFiniteError):
             for _ in agree(transport, self._terms, weights, self._anchor, whole, None, replaces=False):
@@ -295,22 +297,6 @@ def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:
         latency_s=link.latency_s if latency_ms == "auto" else _ONE_WAYS * latency_ms * 1e-3,
         seconds_per_byte=link.seconds_per_byte if mbps == "auto" else 8e-6 / mbps,
     )
-
-
-class _Loopback:
-    """A transport whose peers all say what this rank says, or where their share is not as long as its own, zeros."""
-
-    def __init__(self, topology: Topology) -> None:
-        self.topology = topology
-        self.peers = topology.peer_group(topology.local_index)
-
-    def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
-        for peer, room in receives.items():
-            # Part of a payload is none: where its scales should be, a longer one has codes.
-            if room.numel() == sends[peer].numel():
-                room.copy_(sends[peer])
-            else:
-                room.zero_()
 
 
 def _processor_time(work: Callable[[], object], device: torch.device | None = None) -> float:

@@ -16,8 +16,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from geo_accel.config import GeoConfig, OuterConfig
-from geo_accel.plan.averaging import Outer
+from geo_accel.config import GeoConfig
+from geo_accel.config.names import AUTO, Schedule
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
@@ -26,6 +27,7 @@ from geo_accel.plan.review import Sounding, sounding
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
+from geo_accel.rounds.rounds import Rounds
 from geo_accel.sync.contention import Contention, measure_contention
 from geo_accel.sync.crossings import Crossings
 from geo_accel.sync.losses import LossWatch
@@ -33,8 +35,7 @@ from geo_accel.sync.measure import Rehearsal, as_message, assemble, from_message
 from geo_accel.sync.probing import Probing
 from geo_accel.sync.remembering import Known, keep, recall
 from geo_accel.sync.reviewing import Reviewer, steps_of_review
-from geo_accel.sync.rounds import Rounds
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.store import ControlPlane
 from geo_accel.units import Unit
 
@@ -54,33 +55,19 @@ class Planning:
         config: GeoConfig,
         control: ControlPlane,
         background_control: ControlPlane,
-        transport: GlooTransport,
+        transport: Transport,
         rounds: Rounds,
         model: nn.Module,
         units: list[Unit],
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
         """`background_control` is for the thread of reviews alone: two threads cannot share one."""
-        sync = config.sync
-        request = Request(
-            mode=sync.mode,
-            period=sync.period,
-            schedule=sync.schedule,
-            delay=sync.delay,
-            codec=config.compression.codec,
-            ratio=config.compression.ratio,
-            exchange=sync.exchange,
-            residual=config.compression.residual,
-            overlap=_overlap(config.compression.overlap_weighting),
-            coefficients=config.compression.coefficients,
-            outer=_outer(sync.outer),
-            ranks=tuple(len(site.ranks) for site in transport.topology.sites),
-        )
+        request = Request.of(config, [len(site.ranks) for site in transport.topology.sites])
         self.reviewer = Reviewer(
             background_control,
             transport.topology,
             request,
-            follow_link=config.link.bandwidth_mbps == "auto",
+            follow_link=config.link.bandwidth_mbps == AUTO,
         )
         self.profile: Profile | None = None
         """What the current plan was made from; None where nothing was measured."""
@@ -136,7 +123,7 @@ class Planning:
         return plan
 
     def _begin(self, boundary: int) -> Plan | None:
-        if self.request.schedule == "manual":
+        if self.request.schedule == Schedule.MANUAL:
             return self._broadcast(self._read)
         if not self.request.needs_measurement:
             return self._broadcast(self._choose)
@@ -237,13 +224,13 @@ class Planning:
 
     def adopted(self, plan: Plan) -> None:
         """Not collective: `plan` begins; what was seen before says nothing about it."""
-        if self.profile is not None and plan.schedule != "manual":
+        if self.profile is not None and plan.schedule != Schedule.MANUAL:
             keep(self._transport, self._key, Known(plan=plan, profile=self.profile))
         self._review = None
         self._steps.clear()
         self._count = self._sound_at = 0
         self._sounding = None
-        if self.profile is not None and plan.schedule != "manual" and self._config.link.bandwidth_mbps == "auto":
+        if self.profile is not None and plan.schedule != Schedule.MANUAL and self._config.link.bandwidth_mbps == AUTO:
             self._sounding = sounding(plan, self.profile, len(self._sites))
         if plan.outer != Outer() and self._losses is None:
             self._losses = self._watch_losses()
@@ -253,7 +240,7 @@ class Planning:
         self.finish_probing()
         self._stop_measuring()
         self.profile = profile
-        if self.request.outer == "auto" and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
+        if self.request.outer == AUTO and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
             self.reviewer.request = replace(self.request, outer=plan.outer)  # it had been damped
 
     def remove(self) -> None:
@@ -342,11 +329,3 @@ class Planning:
             "start_to_plan_s": self.start_to_plan_s,
             "measuring_s": self.held_up_s,
         }
-
-
-def _outer(config: OuterConfig | str) -> Outer | str:
-    return Outer(lr=config.lr, momentum=config.momentum) if isinstance(config, OuterConfig) else config
-
-
-def _overlap(setting: bool | dict | str) -> tuple[int, float] | bool | str:
-    return (setting["threshold"], setting["gain"]) if isinstance(setting, dict) else setting

@@ -11,8 +11,8 @@ from concurrent.futures import Future, wait
 
 from geo_accel.config import LinkConfig
 from geo_accel.profile.link import LONG_LATENCY_S, Link
+from geo_accel.rounds.rounds import Rounds
 from geo_accel.sync.measure import measure_links, stated_links
-from geo_accel.sync.rounds import Rounds
 from geo_accel.topology import Topology
 
 Links = tuple[tuple[str, Link], ...]

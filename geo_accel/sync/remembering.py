@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.store import ControlPlane
 
-_MEMORIES: "WeakKeyDictionary[GlooTransport, dict[Hashable, Known]]" = WeakKeyDictionary()
+_MEMORIES: "WeakKeyDictionary[Transport, dict[Hashable, Known]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +31,12 @@ class Known:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def keep(transport: GlooTransport, key: Hashable, known: Known) -> None:
+def keep(transport: Transport, key: Hashable, known: Known) -> None:
     """Remembers it as long as `transport` lives, in place of what was remembered before."""
     _MEMORIES.setdefault(transport, {})[key] = known
 
 
-def recall(transport: GlooTransport, key: Hashable, control: ControlPlane) -> Known | None:
+def recall(transport: Transport, key: Hashable, control: ControlPlane) -> Known | None:
     """What all ranks remember alike; None where any remembers nothing or something else. Collective.
 
     Ranks that share a transport have made the same engines on it, so where it is new nobody needs to be asked.

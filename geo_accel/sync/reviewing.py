@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from geo_accel.config.names import Schedule
 from geo_accel.plan.damping import Loss, damped, has_risen, pooled
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
@@ -99,7 +100,7 @@ class Reviewer:
         self, plan: Plan, profile: Profile | None, answers: list[dict]
     ) -> tuple[Plan | None, Profile | None]:
         """What links and steps ask for."""
-        if profile is None or profile.link is None or plan.schedule == "manual":
+        if profile is None or profile.link is None or plan.schedule == Schedule.MANUAL:
             return None, profile
         slowness = {site: link.seconds_per_byte / profile.link.seconds_per_byte for site, link in profile.links}
         seen = [
@@ -121,7 +122,7 @@ class Reviewer:
             return better, None
         self._least_loss = None
         what = f"the loss rose from {before.mean:.4g} to {loss.mean:.4g} under the outer step {plan.outer}"
-        if not self._damps or plan.schedule == "manual":
+        if not self._damps or plan.schedule == Schedule.MANUAL:
             return better, f'{what}; try a smaller momentum, or sync.outer "mean".'
         smaller = damped(plan.outer)
         self.request = replace(self.request, outer=smaller)

@@ -5,16 +5,16 @@ import logging
 
 import torch
 
+from geo_accel.masters import Masters
 from geo_accel.plan.plan import Piece
-from geo_accel.sync.masters import Masters
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.identity import Identity, Message
 from geo_accel.transport.store import ControlPlane
 
 logger = logging.getLogger("geo_accel")
 
 
-def start_from_first_site(control: ControlPlane, transport: GlooTransport, masters: Masters) -> None:
+def start_from_first_site(control: ControlPlane, transport: Transport, masters: Masters) -> None:
     """Gives every site the first one's weights, where any differ: each byte crosses once per site. Collective.
 
     For masters of which every rank holds a share. Raises SiteLostError for a site that is lost meanwhile.

@@ -27,6 +27,7 @@ from torch import nn
 from geo_accel import GeoSync, keep_deepspeed_in_site
 from geo_accel.testing.models import build_data, build_model
 from geo_accel.testing.train_worker import exit_code, separated
+from geo_accel.transport.gloo import OUR_GROUPS
 
 BATCH, RATE, SEED = 2, 1e-3, 0
 
@@ -132,7 +133,7 @@ def train(options: argparse.Namespace) -> None:
     rank = int(os.environ["RANK"])
     options.out.mkdir(parents=True, exist_ok=True)
     engine, geo = start(options, settings(options))
-    before = spanning_collectives(geo) if geo is not None else 0
+    before = spanning_collectives() if geo is not None else 0
     if options.resume:
         engine.load_checkpoint(options.resume)
     record: dict = {"losses": []}
@@ -152,7 +153,7 @@ def train(options: argparse.Namespace) -> None:
                 engine.save_checkpoint(str(options.out / "checkpoint"))
         record["unlike"] = digest(engine.module)
     if geo is not None:
-        record["spanning"] = spanning_collectives(geo) - before
+        record["spanning"] = spanning_collectives() - before
         record["summary"] = geo.summary()
     record["skipped"] = engine.skipped_steps
     record["copies_agree"] = copies_agree(engine.module)
@@ -191,14 +192,13 @@ def copies_agree(model: nn.Module) -> bool:
     )
 
 
-def spanning_collectives(geo: GeoSync) -> int:
+def spanning_collectives() -> int:
     """Collectives issued so far on groups with ranks of several sites, whoever issued them, rounds left out."""
     per_site = int(os.environ["LOCAL_WORLD_SIZE"])
-    rounds = geo.engine._transport._peer_group
     return sum(
         group._get_sequence_number_for_group()
         for group, ranks in dist.distributed_c10d._world.pg_group_ranks.items()
-        if len({rank // per_site for rank in ranks}) > 1 and group is not rounds
+        if len({rank // per_site for rank in ranks}) > 1 and group.group_desc != OUR_GROUPS
     )
 
 

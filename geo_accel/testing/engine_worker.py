@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from geo_accel.config.parts import Overlap
 from geo_accel.integrations.session import connect
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
@@ -31,6 +32,7 @@ from geo_accel.testing.pace_worker import Weights
 from geo_accel.testing.planning_scenarios import epochs, followed, losing, small_rounds
 from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
+from geo_accel.transport.faulty import FaultyTransport
 from geo_accel.units import find_units
 
 
@@ -93,8 +95,7 @@ def unequal_ratios(out: Path, steps: int) -> dict:
             hub=sites - 1,
             kept=tuple(100 + 700 * site for site in range(sites)),
             residual="buffer",
-            threshold=sites,
-            gain=float(sites),
+            overlap=Overlap.mean_of_senders(sites),
         )
         units = [(unit.name, -(-unit.numel // session.topology.slices)) for unit in find_units(model)]
         plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="int8"), units, sites)
@@ -117,21 +118,13 @@ def broken(how: str) -> dict:
     """The first site's payloads arrive changed, or its weights are not finite: what each rank is told."""
     model = build()
     session = connect(config(period=1, codec="int8") | {"resilience": {"round_timeout_s": 4}})
-    send = session.transport._send_and_receive
-
-    def damaged(sends: dict, receives: dict, *about: object) -> dict:
-        headers = send(sends, receives, *about)
-        for peer, payload in receives.items():
-            if session.topology.site_of(peer) == session.topology.sites[0]:
-                payload[len(payload) // 2] ^= 16
-        return headers
-
+    session.transport = faulty = FaultyTransport(session.transport)
     engine = session.engine(model)
     engine.step()
     engine.settle()
     agreed = vector(model)
     if how == "damaged":
-        session.transport._send_and_receive = damaged
+        faulty.damaged_from.update(session.topology.sites[0].ranks)
     elif session.topology.site_index == 0:
         with torch.no_grad():
             model[1][0].weight[2, 1] = float("nan")

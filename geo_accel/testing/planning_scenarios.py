@@ -12,6 +12,7 @@ from geo_accel.plan.averaging import Outer
 from geo_accel.sync import flush, planning
 from geo_accel.testing.bare_model import config, nudge, vector
 from geo_accel.testing.pace_worker import Weights
+from geo_accel.transport.faulty import FaultyTransport
 from geo_accel.units import checksums
 
 # A busy machine's latency, if measured, would make these small transfers say nothing about the link. Few bits would
@@ -29,14 +30,8 @@ def free_rounds() -> None:
 def slowed(session: Session) -> list[float]:
     """Makes swaps take as long as on a link of so many Mbit/s, which may be changed."""
     free_rounds()
-    send, mbps = session.transport._send_and_receive, [200.0]
-
-    def send_slowly(sends: dict, *rest: object) -> dict:
-        headers = send(sends, *rest)
-        time.sleep(sum(tensor.nbytes for tensor in sends.values()) * 8e-6 / mbps[0])
-        return headers
-
-    session.transport._send_and_receive = send_slowly
+    session.transport, mbps = FaultyTransport(session.transport), [200.0]
+    session.transport.delay = lambda sent, received: sent * 8e-6 / mbps[0]
     return mbps
 
 

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from geo_accel.config.names import AUTO
+
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
@@ -70,7 +72,7 @@ def ways_of_this_rank(interface: str, world_uses_gloo: bool) -> dict[str, list[s
     """
     master, told = os.environ.get("MASTER_ADDR"), os.environ.get(INTERFACE_VARIABLE)
     ways = {f"MASTER_ADDR {master}": _addresses_of_name(master)} if master else {}
-    if interface != "auto":
+    if interface != AUTO:
         ways[f"link.interface {interface}"] = _addresses_of_interface(interface)
         if not world_uses_gloo:
             return ways

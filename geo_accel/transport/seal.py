@@ -2,10 +2,22 @@
 """Whether a payload is what was sent: its length and checksum travel behind it. What is not is never averaged in."""
 
 import zlib
+from collections.abc import Iterable, Mapping
 
 import torch
 
-from geo_accel.transport.identity import Header
+from geo_accel.transport.identity import Header, Message
+
+
+def headers_for(parties: Iterable[int], sends: Mapping[int, torch.Tensor], message: Message) -> dict[int, Header]:
+    """By party, what is told behind what `sends` holds for it. A tensor that goes to several is summed once."""
+    checksums = {id(tensor): checksum_of(tensor) for tensor in {id(t): t for t in sends.values()}.values()}
+    about = {peer: (tensor.nbytes, checksums[id(tensor)]) for peer, tensor in sends.items()}
+    headers = {}
+    for peer in parties:
+        nbytes, checksum = about.get(peer, (0, 0))
+        headers[peer] = Header(identity=message.identity, wishes=message.wishes, nbytes=nbytes, checksum=checksum)
+    return headers
 
 
 def checksum_of(payload: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from geo_accel.config import SPARSE_CODECS
+from geo_accel.config.names import CODECS
 from geo_accel.wire.floats import Bf16, Fp32
 from geo_accel.wire.quantised import Quantised
 from geo_accel.wire.sparse import RandK, TopK
@@ -43,11 +43,11 @@ def get_codec(name: str, kept: int = 0, seed: int = 0) -> Codec:
     A sparse one keeps `kept` values of every 4096; "randk" picks them by `seed`, which all sites must share. Raises
     ValueError for a name that is none, naming those there are.
     """
-    if name == "topk":
+    if name == TopK.name:
         return TopK(kept)
-    if name == "randk":
+    if name == RandK.name:
         return RandK(kept, seed)
     try:
         return _DENSE[name]
     except KeyError:
-        raise ValueError(f"unknown codec {name!r}: there are {', '.join((*_DENSE, *SPARSE_CODECS))}.") from None
+        raise ValueError(f"unknown codec {name!r}: there are {', '.join(CODECS)}.") from None

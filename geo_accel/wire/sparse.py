@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import SPARSE_CHUNK
 from geo_accel.wire import largest
 from geo_accel.wire.quantised import Quantised
 

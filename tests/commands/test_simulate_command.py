@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from geo_accel.commands import simulate as command
+from geo_accel.commands import curves, progress
 from geo_accel.commands.main import main
 from geo_accel.plan.shapes import PRESETS
 from geo_accel.plan.simulate import METHODS, STREAMS
@@ -106,8 +106,8 @@ def test_a_published_profile_is_simulated_as_measured(capsys, published):
 
 def test_the_picture_is_drawn(capsys, tmp_path, measured, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(command, "_BANDWIDTHS", [10, 1000])
-    monkeypatch.setattr(command, "_PERIODS", (1, 8))
+    monkeypatch.setattr(curves, "_BANDWIDTHS", [10, 1000])
+    monkeypatch.setattr(curves, "_PERIODS", (1, 8))
     path = tmp_path / "picture.png"
     assert main(["simulate", "--profile", str(measured), "--plot", str(path)]) == 0
     data = path.read_bytes()
@@ -126,10 +126,10 @@ def test_without_matplotlib_one_line_says_what_to_install(capsys, tmp_path, monk
 
 def test_long_work_shows_a_bar_on_standard_error(capsys, monkeypatch):
     ticks = iter(range(0, 100, 2))
-    monkeypatch.setattr(command.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(ticks))
     started = []
-    monkeypatch.setattr(command.Progress, "start", lambda self: started.append(self))
-    assert list(command._watched("abc", "working")) == list("abc")
+    monkeypatch.setattr(progress.Progress, "start", lambda self: started.append(self))
+    assert list(progress.watched("abc", "working")) == list("abc")
     assert started and started[0].console.stderr
 
 

@@ -137,7 +137,7 @@ def test_the_first_of_a_sites_ranks_on_each_machine_writes(monkeypatch, sites, m
         rank
         for rank in range(len(machines))
         if Session(
-            **dict.fromkeys(("config", "control", "transport", "site_group")),
+            **dict.fromkeys(("config", "control", "transport", "inside", "site_group")),
             topology=Topology(sites=tuple(names), rank=rank),
             machines=tuple(machines),
         ).writes_site

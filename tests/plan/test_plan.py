@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece, Plan, read_plan
@@ -25,7 +26,9 @@ def plan(**changes):
 
 def test_json_round_trip_keeps_plan_and_fingerprint():
     assert Plan.from_json(plan().to_json()) == plan()
-    rich = Averaging(codec="topk", exchange="hub", hub=1, kept=(41, 400), residual="buffer", threshold=1, gain=2.0)
+    rich = Averaging(
+        codec="topk", exchange="hub", hub=1, kept=(41, 400), residual="buffer", overlap=Overlap(threshold=1, gain=2.0)
+    )
     assert Plan.from_json(plan(averaging=rich, outer=Outer(lr=0.9, momentum=0.3)).to_json()).averaging == rich
     assert Plan.from_json(plan().to_json()).fingerprint == plan().fingerprint
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 import pytest
 
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.cost import bytes_per_value
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.plan.sending import Sending
@@ -48,9 +49,16 @@ def test_latency_that_rules_makes_one_message_of_two():
 
 
 def test_what_is_fixed_stays_fixed():
-    rule = averaging([link(100)] * 3, codec="topk", exchange="hub", ratio=0.05, residual="weights", overlap=(1, 1.5))
+    rule = averaging(
+        [link(100)] * 3,
+        codec="topk",
+        exchange="hub",
+        ratio=0.05,
+        residual="weights",
+        overlap=Overlap(threshold=1, gain=1.5),
+    )
     assert (rule.exchange, rule.kept, rule.residual) == ("hub", (205,) * 3, "weights")
-    assert (rule.threshold, rule.gain) == (1, 1.5)
+    assert rule.overlap == Overlap(threshold=1, gain=1.5)
 
 
 def test_slow_uplinks_alone_get_ratios_by_bandwidth():

@@ -4,7 +4,7 @@ import torch
 
 from geo_accel.sync.comparison import compare, quick_checksum
 from geo_accel.sync.rest import LACKING, Entry
-from tests.transport.memory import message, on_all_sites
+from tests.transport.threads import alone_in_site, message, on_all_sites, payload_bytes
 
 
 def verdicts(of_sites):
@@ -13,16 +13,16 @@ def verdicts(of_sites):
     def work(transport):
         names, prints, weights = of_sites[transport.topology.rank]
         entries = [Entry(name=name, tensors=(torch.zeros(2),)) for name in names]
-        transport.broadcast_in_site, told = lambda tensor: None, message()
-        verdict = compare(transport, lambda s, r: transport.swap(s, r, told), entries, prints, weights)
-        return verdict, transport.sent
+        told, inside = message(), alone_in_site(transport)
+        verdict = compare(transport, inside, lambda s, r: transport.swap(s, r, told), entries, prints, weights)
+        return verdict, payload_bytes(transport)
 
     return on_all_sites(len(of_sites), work)
 
 
 def test_sites_that_are_alike_say_24_bytes():
     for verdict, sent in verdicts([(["a", "b"], [1, 2], 3)] * 3):
-        assert not verdict.weights and not verdict.kinds and not any(verdict.odd) and sent == [24, 24]
+        assert not verdict.weights and not verdict.kinds and not any(verdict.odd) and sent == [2 * 24]
 
 
 def test_all_sites_know_which_entries_differ_and_which_somebody_lacks():

@@ -2,8 +2,8 @@
 import pytest
 
 from geo_accel.config import load_config
+from geo_accel.masters import PlainMasters
 from geo_accel.sync.handshake import require_same
-from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.rest import untrained_checksums
 from geo_accel.testing.models import build_model
 from geo_accel.topology import build_topology

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from geo_accel.config import LinkConfig
+from geo_accel.masters import PlainMasters
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
 from geo_accel.profile.link import Link
 from geo_accel.sync import contention
 from geo_accel.sync.contention import measure_contention
-from geo_accel.sync.masters import PlainMasters
 from geo_accel.sync.measure import Rehearsal, levelled, measure_handling, measure_links
 from geo_accel.topology import Site, Topology
 from geo_accel.units import find_units
@@ -37,6 +37,9 @@ class Clock:
 
     def meet(self):
         pass
+
+    def have_lost(self):
+        return False
 
     def transfer(self, nbytes):
         return self.exchange(nbytes)[0]

@@ -8,11 +8,11 @@ import pytest
 
 from geo_accel.config import LinkConfig
 from geo_accel.profile.link import LONG_LATENCY_S, Link
+from geo_accel.rounds.transfers import Transfers
 from geo_accel.sync import probing
 from geo_accel.sync.probing import Probing
-from geo_accel.sync.transfers import Transfers
 from geo_accel.transport.errors import SiteLostError
-from tests.transport.memory import on_all_sites
+from tests.transport.threads import alone_in_site, on_all_sites
 
 FOUND = Link.of(mbps=100, latency_ms=150)
 
@@ -21,7 +21,7 @@ class Background:
     """What a probe wants of an engine's rounds."""
 
     def __init__(self, transport, latency_s):
-        self.transfers = Transfers(transport)
+        self.transfers = Transfers(transport, alone_in_site(transport))
         self.transfers.latency = lambda: [latency_s] * len(transport.topology.sites)
         self._pool = ThreadPoolExecutor(max_workers=1)
         self.in_background = self._pool.submit

@@ -17,9 +17,9 @@ from itertools import pairwise
 
 import torch
 
-from geo_accel.config import SPARSE_CHUNK
+from geo_accel.config.names import CODEC_FACTS, HUB_ANSWER, SPARSE_CHUNK, Exchange
 from geo_accel.plan.averaging import Averaging
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.identity import Message
 from geo_accel.wire.codec import Codec, get_codec
 from geo_accel.wire.kernels import settle_coded
@@ -80,8 +80,8 @@ class Agreement:
     lo: int
     hi: int
     decode: Callable[[], tuple[torch.Tensor, torch.Tensor]]
-    """What this site has told the others (`c` in DESIGN 3) and the average over sites (`D`), the same bits everywhere:
-    flat fp32, free to overwrite. To be called once."""
+    """What this site has told the others, and the average over sites, the same bits everywhere: flat fp32, free to
+    overwrite. To be called once."""
     coded: Coded | None = None
     """The same, not decoded yet, where that is all there is to it."""
 
@@ -109,16 +109,17 @@ class Terms:
     @property
     def plain_mean(self) -> bool:
         """Whether all sites count alike, whatever they have sent."""
-        return not self.averaging.threshold and not self.averaging.coefficients
+        return not self.averaging.overlap.threshold and not self.averaging.coefficients
 
     def answer_codec(self) -> Codec:
         """What a hub's answer is encoded with: room for everything that any site kept, or for every value."""
         if not self.averaging.sparse:
             return self.codec(0)
-        if self.averaging.codec == "randk":  # all drew from one seed: those of the site that kept most
-            return get_codec("randk", max(self.averaging.kept), self.seed)
-        wide = get_codec("topk", min(SPARSE_CHUNK, sum(self.averaging.kept)))
-        dense = get_codec("int8")
+        name, kept = self.averaging.codec, self.averaging.kept
+        if not CODEC_FACTS[name].says_places:  # all drew from one seed: those of the site that kept most
+            return get_codec(name, max(kept), self.seed)
+        wide = get_codec(name, min(SPARSE_CHUNK, sum(kept)))
+        dense = get_codec(HUB_ANSWER)
         return min(wide, dense, key=lambda codec: codec.encoded_bytes(CHUNK))
 
     def average(self, heard: Callable[[int, torch.Tensor], torch.Tensor], sites: int, out: torch.Tensor) -> None:
@@ -128,13 +129,13 @@ class Terms:
         """
         rule, scratch = self.averaging, self.scratch
         room = scratch("heard", out.numel())
-        if rule.threshold:
+        if rule.overlap.threshold:
             count = scratch("count", out.numel(), torch.uint8)
             pattern = scratch("pattern", out.numel(), torch.bool)
             add_up(
                 (self._scaled(heard(site, room), site, sites) for site in range(sites)), out, count, pattern=pattern
             )
-            weigh(out, count, sites, threshold=rule.threshold, gain=rule.gain)
+            weigh(out, count, sites, threshold=rule.overlap.threshold, gain=rule.overlap.gain)
             return
         first = self._scaled(heard(0, out), 0, sites, out)
         for site in range(1, sites):
@@ -158,12 +159,12 @@ class Terms:
         1 under overlap weighting, where it depends on the coordinate and on what others will say: less may be made up
         for than was lost, never more, which would grow from round to round.
         """
-        if self.averaging.threshold:
+        if self.averaging.overlap.threshold:
             return 1.0
         return 1 / self.averaging.coefficients[site] if self.averaging.coefficients else float(sites)
 
 
-def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def direct(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """Everyone sends its whole payload, of its exact size, to everyone: (N-1) payloads per site, one latency."""
     me, peers = transport.topology.rank, transport.peers
     codecs = [terms.codec(site) for site in range(len(peers))]
@@ -202,7 +203,7 @@ def direct(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Cours
         yield Agreement(lo, hi, decode, coded)
 
 
-def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def hub(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """One site hears all others, averages and answers: a payload up and an answer down for each, two latencies.
 
     Nobody but the hub hears of the others' sizes, so what a site sends may follow its own uplink. The hub counts what
@@ -258,7 +259,7 @@ def hub(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
         yield Agreement(lo, hi, decode)
 
 
-def two_shot(transport: GlooTransport, terms: Terms, size: int, say: Say) -> Course:
+def two_shot(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     """All-to-all of shares, average, all-gather of averages: 2(N-1)/N payloads per site, two latencies.
 
     The average is encoded once more on its way back. Its owner counts what that rounding lost as not said, so that
@@ -335,4 +336,4 @@ def _shares(numel: int, count: int, block: int) -> Sequence[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-EXCHANGES = {"direct": direct, "hub": hub, "two-shot": two_shot}
+BY_NAME = {Exchange.DIRECT: direct, Exchange.HUB: hub, Exchange.TWO_SHOT: two_shot}

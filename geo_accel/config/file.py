@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from geo_accel.config_rules import ConfigError, nearest, plain, shown
+from geo_accel.config.rules import ConfigError, nearest, plain, shown
 
 BLOCK = "geo_accel"
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_accel.sync import exact_mean
-from tests.transport.memory import message, on_all_sites
+from geo_accel.rounds import exact_mean
+from tests.transport.threads import message, on_all_sites
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-AUTO = "auto"
+from geo_accel.config.names import AUTO
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -31,6 +31,8 @@ class ConfigError(ValueError):
 class Rule:
     """What one setting may be."""
 
+    kind: str
+    """What kind of value it is, in a word or two, for documentation."""
     allowed: str
     """The allowed values in words, for error messages and documentation."""
     read: Callable[[str, object, list[str]], object]
@@ -86,14 +88,14 @@ def whole(*, at_least: int) -> Rule:
             raise _Refused("")
         return int(number)
 
-    return _or_auto(f"a whole number >= {at_least}", parse)
+    return _or_auto("whole number", f"a whole number >= {at_least}", parse)
 
 
 def real(*, above: float | None = None, at_least: float | None = None, at_most: float | None = None) -> Rule:
     """AUTO or a finite float; an int is taken as a float."""
     bounds = ((">", above), (">=", at_least), ("<=", at_most))
     allowed = "a number " + " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
-    return _or_auto(allowed, lambda value: read_real(value, above=above, at_least=at_least, at_most=at_most))
+    return _or_auto("number", allowed, lambda value: read_real(value, above=above, at_least=at_least, at_most=at_most))
 
 
 def choice(*names: str) -> Rule:
@@ -106,22 +108,18 @@ def choice(*names: str) -> Rule:
         near, likeness = nearest(value, names)
         raise _Refused(f'did you mean "{near}"?' if likeness >= 0.6 else "")
 
-    return Rule(allowed=allowed, read=_reader(allowed, parse))
+    return Rule(kind="name", allowed=allowed, read=_reader(allowed, parse))
 
 
-def switch(*, auto: bool = True) -> Rule:
-    """true or false, and AUTO unless that is turned off."""
+def switch() -> Rule:
+    """true or false."""
 
     def parse(value: object) -> bool:
         if isinstance(value, bool):
             return value
         raise _Refused("without quotes" if isinstance(value, str) and value.lower() in ("true", "false") else "")
 
-    return (
-        _or_auto("true or false", parse)
-        if auto
-        else Rule(allowed="true or false", read=_reader("true or false", parse))
-    )
+    return Rule(kind="switch", allowed="true or false", read=_reader("true or false", parse))
 
 
 def word(meaning: str) -> Rule:
@@ -132,7 +130,7 @@ def word(meaning: str) -> Rule:
             return value
         raise _Refused("")
 
-    return _or_auto(meaning, parse)
+    return _or_auto("text", meaning, parse)
 
 
 def file(meaning: str) -> Rule:
@@ -144,7 +142,7 @@ def file(meaning: str) -> Rule:
             return path
         raise _Refused("")
 
-    return _or_auto(meaning, parse)
+    return _or_auto("path", meaning, parse)
 
 
 def sizes(meaning: str) -> Rule:
@@ -160,7 +158,7 @@ def sizes(meaning: str) -> Rule:
                 raise _Refused(f"{shown(size)} is not a whole number >= 1")
         return [int(size) for size in value]
 
-    return _or_auto(meaning, parse)
+    return _or_auto("list", meaning, parse)
 
 
 def read_real(
@@ -209,9 +207,10 @@ def _number(value: object) -> numbers.Real:
     raise _Refused("")
 
 
-def _or_auto(meaning: str, parse: Callable[[object], object]) -> Rule:
+def _or_auto(kind: str, meaning: str, parse: Callable[[object], object]) -> Rule:
     allowed = f'"{AUTO}" or {meaning}'
     return Rule(
+        kind=kind,
         allowed=allowed,
         read=_reader(allowed, lambda value: AUTO if isinstance(value, str) and value == AUTO else parse(value)),
     )

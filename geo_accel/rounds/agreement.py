@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""From one round's weights to the new anchor and what is added to the weights (DESIGN 3)."""
+"""From one round's weights to the new anchor and what is added to the weights, as docs/how-it-works.md has it."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 
-from geo_accel.transport.exchange import EXCHANGES, Agreement, Terms
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.config.names import Residual
+from geo_accel.rounds.exchange import BY_NAME, Agreement, Terms
+from geo_accel.transport.base import Transport
 from geo_accel.wire.codec import Codec
 from geo_accel.wire.kernels import settle
 from geo_accel.wire.quantised import Quantised
@@ -59,7 +60,7 @@ class Snapshot:
 
 
 def agree(
-    transport: GlooTransport,
+    transport: Transport,
     terms: Terms,
     weights: Weights,
     anchor: torch.Tensor,
@@ -80,7 +81,7 @@ def agree(
     Raises NotFiniteError, in its first part, before anything that is not finite is sent.
     """
     books = _Books(terms, weights, anchor, ranges, outer, replaces=replaces, residual=residual)
-    course = EXCHANGES[terms.averaging.exchange](transport, terms, books.length, books.say)
+    course = BY_NAME[terms.averaging.exchange](transport, terms, books.length, books.say)
     yield next(course)
     yield next(course)
     for part in course:
@@ -94,7 +95,7 @@ class _Books:
         self._terms, self._weights, self._outer, self._replaces = terms, weights, outer, replaces
         self._anchor, self._residual = anchor, residual
         self._rule = terms.averaging.residual
-        self._decay = RESIDUAL_DECAY if self._rule == "buffer" and not terms.averaging.lossless else 1.0
+        self._decay = RESIDUAL_DECAY if self._rule == Residual.BUFFER and not terms.averaging.lossless else 1.0
         self._spans: list[tuple[int, int, int]] = []
         self.length = 0
         for lo, hi in ranges:
@@ -153,7 +154,7 @@ class _Books:
 
     def _all_stretches(self, lo: int, length: int) -> list[tuple[int, torch.Tensor]] | None:
         """The weights themselves from element `lo` on, where all that is agreed may be added to where it belongs."""
-        if self._rule != "weights" or self._replaces:
+        if self._rule != Residual.WEIGHTS or self._replaces:
             return None
         stretches = list(self._weights.stretches(lo, lo + length))
         return stretches if sum(len(values) for _, values in stretches) == length else None
@@ -166,7 +167,7 @@ class _Books:
 
     def _outcome(self, change, said, lo, start, stop, waiting) -> torch.Tensor:
         """What is added to the weights; the residual becomes what it is after this round."""
-        if self._rule == "weights":
+        if self._rule == Residual.WEIGHTS:
             if waiting is not None:  # of an earlier plan with a buffer: what waits there goes into the weights
                 said.sub_(waiting)
                 waiting.zero_()
@@ -174,7 +175,7 @@ class _Books:
         progress = self._terms.scratch("progress", stop - start)
         self._weights.read(lo, progress)
         progress.sub_(self._anchor[start:stop])
-        if self._rule == "buffer":
+        if self._rule == Residual.BUFFER:
             torch.add(progress, waiting, alpha=self._decay, out=waiting).sub_(said)
         elif waiting is not None:
             waiting.zero_()

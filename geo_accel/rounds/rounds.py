@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""One round of one set of units: snapshot, exchange, agreement, application (DESIGN 3).
+"""One round of one set of units: snapshot, exchange, agreement, application (docs/how-it-works.md).
 
 One background thread talks to the other sites. Which thread encodes and applies depends on where the weights are.
 On a CPU the training thread reads and writes the weights anyway, and going through the network's format while they are
@@ -15,19 +15,21 @@ from time import perf_counter
 
 import torch
 
+from geo_accel.config.names import Residual
+from geo_accel.masters import Masters, Selection
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
-from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
-from geo_accel.sync.exact_mean import Swap
-from geo_accel.sync.masters import Masters, Selection
-from geo_accel.sync.outer import OuterStep
-from geo_accel.sync.staging import Staging
-from geo_accel.sync.transfers import Transfers
+from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
+from geo_accel.rounds.exact_mean import Swap
+from geo_accel.rounds.exchange import Scratch, Terms
+from geo_accel.rounds.outer import OuterStep
+from geo_accel.rounds.staging import Staging
+from geo_accel.rounds.transfers import Transfers
+from geo_accel.sites.inside import InsideSite
 from geo_accel.topology import Topology
+from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import DamagedPayloadError
-from geo_accel.transport.exchange import Scratch, Terms
-from geo_accel.transport.gloo import GlooTransport
 from geo_accel.transport.identity import Identity, Message
 
 
@@ -76,22 +78,24 @@ def in_place(masters: Masters, topology: Topology, averaging: Averaging) -> bool
     was read is needed later.
     """
     shared = masters.replicated and len(topology.site.ranks) > 1
-    return masters.device.type == "cpu" and not shared and not averaging.sparse and averaging.residual == "weights"
+    return (
+        masters.device.type == "cpu" and not shared and not averaging.sparse and averaging.residual == Residual.WEIGHTS
+    )
 
 
 class Rounds:
     """Starts and applies rounds over one rank's carried vector, and owns its anchor, velocity and residual."""
 
-    def __init__(self, masters: Masters, transport: GlooTransport, trace: Trace) -> None:
+    def __init__(self, masters: Masters, transport: Transport, inside: InsideSite, trace: Trace) -> None:
         self.masters = masters
         self.outer = OuterStep(masters.size if transport.topology.carries else 0)
-        self._transport = transport
+        self._transport, self._inside = transport, inside
         transport.users.add(self)
         self._topology = transport.topology
         self._staging = Staging(masters.device)
         self._trace = trace
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geo_accel")
-        self.transfers = Transfers(transport)
+        self.transfers = Transfers(transport, inside)
         """Measures the links: to be called `in_background`."""
         self._free: list[Scratch] = []
         self._plan = (0, 0)
@@ -150,7 +154,7 @@ class Rounds:
             "codec": averaging.codec,
             "pieces": [[piece.unit, piece.part, piece.parts] for piece in pieces],
         }
-        if topology.carries and averaging.residual == "buffer" and self.residual is None:
+        if topology.carries and averaging.residual == Residual.BUFFER and self.residual is None:
             self.residual = torch.zeros(self.masters.size, dtype=torch.float32, device="cpu")
         # Rounds in flight need one each.
         scratch = self._free.pop() if self._free else Scratch()
@@ -207,7 +211,7 @@ class Rounds:
         return self._pool.submit(self._beat, Message(self._identity("beat", step), wishes))
 
     def _beat(self, message: Message) -> Message:
-        message.wishes = self._transport.any_in_site(message.wishes)
+        message.wishes = self._inside.any(message.wishes)
         others = [peer for peer in self._transport.peers if peer != self._topology.rank]
         if others:
             self._transport.swap(dict.fromkeys(others, torch.empty(0, dtype=torch.uint8, device="cpu")), {}, message)
@@ -218,7 +222,7 @@ class Rounds:
         """Ranks that carry nothing hear from their site's first what was wished."""
         if self._topology.slices < len(self._topology.site.ranks):
             wishes = torch.tensor([message.wishes], dtype=torch.int64, device="cpu")
-            self._transport.broadcast_in_site(wishes)
+            self._inside.broadcast(wishes)
             message.wishes = int(wishes)
 
     def _identity(self, kind: str, step: int) -> Identity:
@@ -252,7 +256,7 @@ class Rounds:
 
     def _talk(self, agreement, message, selection, details) -> None:
         start = perf_counter()
-        message.wishes = self._transport.any_in_site(message.wishes)
+        message.wishes = self._inside.any(message.wishes)
         next(agreement)
         self._trace.add("transfer", selection.names, start, perf_counter(), **details)
 
@@ -260,7 +264,7 @@ class Rounds:
         start = perf_counter()
         topology = self._topology
         # Ranks of a site carry to other peers each: what one wishes, all of them have to tell.
-        terms.message.wishes = self._transport.any_in_site(terms.message.wishes)
+        terms.message.wishes = self._inside.any(terms.message.wishes)
         row = None
         if topology.carries:
             copied()
@@ -271,7 +275,7 @@ class Rounds:
             result = torch.empty(topology.slices, selection.length, dtype=torch.float32, device="cpu")
             if topology.slices == 1 and row is not None:
                 result[0].copy_(row)
-            self._transport.share(result, row)
+            self._inside.share(result, row)
             self._tell_the_site(terms.message)
         else:
             result = row.view(1, -1)

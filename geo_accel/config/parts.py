@@ -1,45 +1,71 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Settings whose value may be a small mapping: the outer step, and overlap weighting.
 
-Each has its allowed values in words and a reader as `config_rules.Rule` wants it, but for `unknown`: a key that does
+Each has its allowed values in words and a reader as `rules.Rule` wants it, but for `unknown`: a key that does
 not exist may belong elsewhere in the block, and only the whole block knows that.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from geo_accel.config_rules import AUTO, real_within, refusal
+from geo_accel.config.names import AUTO
+from geo_accel.config.rules import real_within, refusal
 
 Unknown = Callable[[str, object, Iterable[str]], str]
 """`unknown(prefix, name, siblings)` words the refusal of the key `name`."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class OuterConfig:
-    """The outer optimizer: what is done with the averaged progress of all sites at each agreement."""
+class Outer:
+    """The outer step: SGD with Nesterov momentum on the agreed change of all sites. lr 1 without momentum is the mean.
 
-    type: Literal["mean", "nesterov"] = "mean"
-    """"mean" adds it as it is; "nesterov" steps with a learning rate and momentum."""
+    A plain value, as the config's other parts are: `load_config` and plans say what of it cannot be.
+    """
+
     lr: float = 1.0
-    """Outer learning rate, > 0; 1 for "mean"."""
+    """Outer learning rate, > 0."""
     momentum: float = 0.0
-    """Outer momentum, 0 <= momentum < 1; 0 for "mean"."""
+    """0 <= momentum < 1."""
+
+    def __str__(self) -> str:
+        if self == Outer():
+            return "mean"
+        return f"Nesterov, lr {self.lr:g}, momentum {self.momentum:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """The form that `load_config` reads."""
-        if self == OuterConfig():
+        if self == Outer():
             return {"type": "mean"}
-        return {"type": self.type, "lr": self.lr, "momentum": self.momentum}
+        return {"type": "nesterov", "lr": self.lr, "momentum": self.momentum}
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Overlap:
+    """Overlap weighting (OPWA, arXiv:2408.14736): what few sites sent counts more. `Overlap()` weighs nothing."""
+
+    threshold: int = 0
+    """What at most so many sites sent is weighed."""
+    gain: float = 1.0
+    """By how much, at most N / senders."""
+
+    @classmethod
+    def mean_of_senders(cls, sites: int) -> "Overlap":
+        """The one that makes an average over `sites` sites the mean over those that sent."""
+        return cls(threshold=sites, gain=float(sites))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `load_config` reads."""
+        return {"threshold": self.threshold, "gain": self.gain}
 
 
 _OUTER_PARTS = {"type": '"mean", "nesterov"', "lr": "a number > 0", "momentum": "a number >= 0 and < 1"}
 OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
 
 
-def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -> OuterConfig | str:
+def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -> Outer | str:
     """`sync.outer`."""
-    if isinstance(value, OuterConfig):
+    if isinstance(value, Outer):
         value = value.to_dict()
     if isinstance(value, str):
         if value == AUTO:
@@ -62,19 +88,21 @@ def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -
         if name not in value:
             problems.append(f"{key}.{name}: missing; allowed: {_OUTER_PARTS[name]}")
     if kind == "mean" and len(problems) == before:
-        return OuterConfig()
+        return Outer()
     numbers: dict[str, float | None] = {}
     for name, bounds in (("lr", {"above": 0}), ("momentum", {"at_least": 0, "below": 1})):
         if name in value and kind != "mean":
             numbers[name] = real_within(f"{key}.{name}", value[name], _OUTER_PARTS[name], problems, **bounds)
-    return OuterConfig(type="nesterov", **numbers) if len(problems) == before else AUTO
+    return Outer(**numbers) if len(problems) == before else AUTO
 
 
 OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
 
 
-def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown) -> bool | dict[str, float] | str:
+def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown) -> bool | Overlap | str:
     """`compression.overlap_weighting`."""
+    if isinstance(value, Overlap):
+        value = value.to_dict()
     if not isinstance(value, Mapping):
         if isinstance(value, bool) or value == AUTO:
             return value
@@ -91,4 +119,4 @@ def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown)
     threshold = real_within(f"{key}.threshold", value["threshold"], parts["threshold"], problems, at_least=1)
     if threshold is not None and threshold != int(threshold):
         problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
-    return AUTO if len(problems) > before else {"threshold": int(threshold), "gain": gain}
+    return AUTO if len(problems) > before else Overlap(threshold=int(threshold), gain=gain)

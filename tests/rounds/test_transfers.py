@@ -1,31 +1,21 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Timed transfers between sites that are threads: all hear the same, whoever takes part."""
 
-import time
-
 import pytest
 
-from geo_accel.sync.transfers import Transfers
-from tests.transport.memory import on_all_sites
+from geo_accel.rounds.transfers import Transfers
+from geo_accel.transport.faulty import FaultyTransport
+from tests.transport.threads import alone_in_site, on_all_sites
 
 
-def delayed(transport, seconds):
-    """The same transport on which what this site is sent takes so long."""
-    swap = transport.swap
-
-    def slow(sends, receives, message):
-        swap(sends, receives, message)
-        if receives:
-            time.sleep(seconds)
-
-    transport.swap = slow
-    return transport
+def transfers_on(transport):
+    return Transfers(transport, alone_in_site(transport))
 
 
 @pytest.mark.parametrize("sites", [2, 3, 5])
 def test_every_site_hears_the_seconds_of_all(sites):
     def work(transport):
-        transfers = Transfers(transport)
+        transfers = transfers_on(transport)
         transfers.meet()
         everyone = transfers.exchange(1000)
         # One sends, another receives, and whoever has no part in it hears of it all the same.
@@ -42,7 +32,10 @@ def test_every_site_hears_the_seconds_of_all(sites):
 
 def test_the_slow_one_is_seen_and_a_latency_is_the_quickest_of_a_few():
     def work(transport):
-        transfers = Transfers(delayed(transport, 0.05 if transport.topology.rank == 1 else 0.0))
+        slow = FaultyTransport(transport)
+        if transport.topology.rank == 1:
+            slow.delay = lambda sent, received: 0.05 if received else 0.0
+        transfers = transfers_on(slow)
         transfers.meet()
         return transfers.exchange(10), transfers.latency()
 

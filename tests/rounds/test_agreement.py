@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geo_accel.config import DENSE_CODECS
+from geo_accel.masters import PlainMasters
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.plan import Piece
-from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
-from geo_accel.sync.masters import PlainMasters
-from geo_accel.sync.outer import OuterStep
-from geo_accel.sync.rounds import InPlace
-from geo_accel.transport.exchange import Scratch, Terms
+from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
+from geo_accel.rounds.exchange import Scratch, Terms
+from geo_accel.rounds.outer import OuterStep
+from geo_accel.rounds.rounds import InPlace
 from geo_accel.units import find_units
-from tests.transport.memory import bits, message, on_all_sites
+from tests.transport.threads import bits, message, on_all_sites
 
 
 def model_on(transport, widths, dtype):

@@ -11,8 +11,9 @@ from time import perf_counter
 
 import torch
 
+from geo_accel.sites.inside import InsideSite
 from geo_accel.topology import Topology
-from geo_accel.transport.gloo import GlooTransport
+from geo_accel.transport.base import Transport
 from geo_accel.transport.identity import Identity, Message
 from geo_accel.transport.tcp_info import resent_segments
 
@@ -27,8 +28,8 @@ class Transfers:
     Whoever waits raises SiteLostError for a site that does not answer.
     """
 
-    def __init__(self, transport: GlooTransport) -> None:
-        self._transport = transport
+    def __init__(self, transport: Transport, inside: InsideSite) -> None:
+        self._transport, self._inside = transport, inside
         self._topology: Topology = transport.topology
         self._count = 0
         self._told_s = 0.0
@@ -122,7 +123,7 @@ class Transfers:
                 self._told_s = perf_counter() - start
         if len(topology.site.ranks) > 1:
             everything = row.repeat(topology.slices, 1)
-            transport.share(everything, row)
+            self._inside.share(everything, row)
             row = everything.amax(dim=0)
         return row.tolist()
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from geo_accel.masters import CopiedMasters, PlainMasters, Shard, ShardedMasters
 from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece
-from geo_accel.sync.masters import CopiedMasters, PlainMasters, Shard, ShardedMasters
 from geo_accel.topology import build_topology
 from geo_accel.units import find_units
 

@@ -9,16 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geo_accel.config import SPARSE_CODECS
+from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging, Outer
 from geo_accel.plan.ratios import coefficients
-from geo_accel.sync.agreement import NotFiniteError, Snapshot, agree
-from geo_accel.sync.outer import OuterStep
-from geo_accel.transport import exchange
-from geo_accel.transport.exchange import Scratch, Terms
+from geo_accel.rounds import exchange
+from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
+from geo_accel.rounds.exchange import Scratch, Terms
+from geo_accel.rounds.outer import OuterStep
+from geo_accel.transport.memory import Lines, MemoryTransport
 from geo_accel.wire.codec import get_codec
-from tests.transport.memory import bits, message, on_all_sites
+from tests.transport.threads import bits, message, on_all_sites, payload_bytes, topology_of
 
 DENSE = ("fp32", "bf16", "int8", "int4", "int2")
+
+
+def overlaps(sites):
+    return st.builds(Overlap, threshold=st.integers(1, sites), gain=st.floats(1, 2 * sites))
 
 
 @st.composite
@@ -36,8 +42,7 @@ def rules(draw, sites):
         hub=draw(st.integers(0, sites - 1)),
         kept=kept,
         residual=draw(st.sampled_from(("weights", "buffer"))) if sparse else "weights",
-        threshold=draw(st.integers(1, sites)) if weighs else 0,
-        gain=draw(st.floats(1, 2 * sites)) if weighs else 1.0,
+        overlap=draw(overlaps(sites)) if weighs else Overlap(),
         coefficients=draw(st.sampled_from(((), coefficients([1] * sites, range(1, sites + 1))))),
     )
 
@@ -168,7 +173,7 @@ def test_without_feedback_what_was_not_sent_is_gone():
 
 
 def test_the_contributor_mean_does_not_divide_what_one_site_sent():
-    rule = Averaging(codec="topk", kept=(1, 1), threshold=2, gain=2.0)
+    rule = Averaging(codec="topk", kept=(1, 1), overlap=Overlap.mean_of_senders(2))
 
     def life(transport):
         site = Site(transport, 4096)
@@ -194,7 +199,7 @@ def test_what_is_sent_is_what_the_cost_model_says(kind):
             site = Site(transport, size)
             site.drift()
             site.round(rule)
-            return sum(transport.sent)
+            return sum(payload_bytes(transport))
 
         profile = Profile(units=(UnitProfile(name="a", numel=size, backward_s=1.0),))
         predicted = Cost(profile=profile, averaging=rule, sites=sites).nbytes(size)
@@ -204,14 +209,12 @@ def test_what_is_sent_is_what_the_cost_model_says(kind):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("codec", ["fp32", "int8", "topk"])
 def test_what_is_not_finite_is_refused_before_it_is_sent(bad, codec):
-    transport = SimpleNamespace(topology=SimpleNamespace(rank=0), peers=(0, 1), swap=None)  # a swap would fail
-    site = Site.__new__(Site)
-    site.transport, site.scratch, site.residual, site.outer = transport, Scratch(), None, OuterStep(0)
-    site.anchor, site.weights = torch.zeros(5000), torch.zeros(5000)
+    transport = MemoryTransport(topology_of(0, sites=2), 0.0, Lines())  # nobody answers: a swap would fail
+    site = Site(transport, 5000)
     site.weights[4321] = bad
     with pytest.raises(NotFiniteError) as caught:
         site.round(Averaging(codec=codec, kept=(5, 5) if codec == "topk" else ()))
-    assert caught.value.place == 4321
+    assert caught.value.place == 4321 and transport.bytes_sent == 0
 
 
 def test_large_finite_values_are_not_refused():
@@ -293,7 +296,12 @@ def test_coefficients_from_local_estimates_show():
 
 def test_anchors_agree_over_200_rounds_with_unequal_ratios():
     rule = Averaging(
-        codec="topk", exchange="hub", hub=2, kept=(41, 410, 200, 7), residual="buffer", threshold=4, gain=4.0
+        codec="topk",
+        exchange="hub",
+        hub=2,
+        kept=(41, 410, 200, 7),
+        residual="buffer",
+        overlap=Overlap.mean_of_senders(4),
     )
 
     def life(transport):
