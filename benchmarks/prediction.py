@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.demo.setting import FULL
-from benchmarks.environment import steady
+from benchmarks.kit.environment import steady
 from benchmarks.tables import as_markdown, as_table
 from geo_accel.lab import Lab, make_sites
 from geo_accel.plan.plan import Plan

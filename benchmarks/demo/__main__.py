@@ -27,7 +27,7 @@ from benchmarks.demo.runs import RunFailed
 from benchmarks.demo.setting import FULL, METHODS, QUICK, Setting
 from benchmarks.demo.summary import summarise
 from benchmarks.demo.tables import HEADINGS, results_table, rows, targets_table
-from benchmarks.environment import machine
+from benchmarks.kit.environment import machine
 from benchmarks.tables import as_markdown
 from geo_accel.lab import why_unavailable
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.demo.setting import METHODS, TURNS, Setting
-from benchmarks.environment import steady
+from benchmarks.kit.environment import steady
 from geo_accel.lab import Lab, make_rate_changes, make_sites
 from geo_accel.lab.output import LineSplitter
 

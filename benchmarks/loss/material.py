@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.kit.texts import KINDS, PRETRAINED_ON, Text, load
 from benchmarks.loss.setting import BYTES, Setting
-from benchmarks.loss.texts import KINDS, PRETRAINED_ON, Text, load
 from benchmarks.loss.training import Batches, fresh_model, make_optimizer, make_scheduler
 
 _TEXTS, _START = "texts.safetensors", "start.safetensors"

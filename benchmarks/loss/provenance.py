@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import geo_accel
-from benchmarks.environment import machine
+from benchmarks.kit.environment import machine
 from benchmarks.loss.setting import LARGE_RATES, RATES, Setting
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.environment import steady
+from benchmarks.kit.environment import steady
 from benchmarks.loss.material import make_material
 from benchmarks.loss.setting import FULL
 from benchmarks.tables import as_markdown, as_table

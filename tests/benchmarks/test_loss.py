@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.kit.texts import divide, without_repeats
 from benchmarks.loss.cases import Group, ddp, geo, large_parts, local_sgd, parts, quick_parts, sparse
 from benchmarks.loss.figures import make_rows
 from benchmarks.loss.order import best_rate, grid, remaining, wanted
@@ -15,7 +16,6 @@ from benchmarks.loss.results import save_result
 from benchmarks.loss.setting import FULL, LARGE, LARGE_RATES, RATES
 from benchmarks.loss.store import Run, Store
 from benchmarks.loss.tables import HEADINGS, cells, title
-from benchmarks.loss.texts import divide, without_repeats
 
 GROUP = Group(task="finetune", sites=2, split="iid")
 BASE = RATES["finetune"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.kit.texts import Text
 from benchmarks.loss import campaign as campaign_module
 from benchmarks.loss import material as material_module
 from benchmarks.loss.campaign import Campaign
@@ -16,7 +17,6 @@ from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.results import save_result
 from benchmarks.loss.setting import RATES, Setting
 from benchmarks.loss.store import Store
-from benchmarks.loss.texts import Text
 
 TINY = Setting(
     layers=1,

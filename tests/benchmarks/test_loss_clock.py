@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.kit.texts import Text
 from benchmarks.loss import material as material_module
 from benchmarks.loss.__main__ import main
 from benchmarks.loss.clock.course import HEADINGS, rows
@@ -22,7 +23,6 @@ from benchmarks.loss.clock.jobs import (
 from benchmarks.loss.clock.running import Results as Folder
 from benchmarks.loss.material import Material, make_material
 from benchmarks.loss.setting import LARGE, LARGE_RATES
-from benchmarks.loss.texts import Text
 
 
 class Results:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.environment import steady
+from benchmarks.kit.environment import steady
 from benchmarks.loss.clock.jobs import BANDWIDTH_MBPS, SITES, Job
 from benchmarks.loss.results import ResultFiles, save_result
 from benchmarks.loss.setting import Setting

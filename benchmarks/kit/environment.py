@@ -1,11 +1,15 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """The environment of every measured process, whatever the method; and what is said of the machine."""
 
+import hashlib
 import os
 import platform
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 
+import geo_accel
 from geo_accel.profile.device import processor_name
 from geo_accel.version import __version__
 
@@ -40,3 +44,22 @@ def machine() -> dict:
         "geo_accel": __version__,
         **{name: version(name) for name in packages},
     }
+
+
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def provenance(command: str) -> dict:
+    """Where figures come from: said in every file of results."""
+    return {"date": now(), "command": command, "machine": machine(), "code": code_digest()}
+
+
+def code_digest() -> str:
+    """A short hash over geo_accel's source: no part of a job's key, but every result says which code it is of."""
+    folder = Path(geo_accel.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        total.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return total.hexdigest()[:12]
