@@ -12,19 +12,27 @@ Writes runs/STUDY/results.json and table.md. Exits with 1 where nothing could be
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
-from statistics import fmean, median
 
+from benchmarks.kit.figures import mean_step_s, turn_figures
 from benchmarks.kit.job import GPT2_SMALL, LARGE, Job, Turns
-from benchmarks.kit.report import Table, shown
+from benchmarks.kit.report import Table
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import Study, arguments_of, run_study
 
 NAMES = {"none": "no communication", "geo": 'geo_accel, "auto"', "local_sgd": "LocalSGD", "ddp": "DDP"}
 ZERO_NAMES = {"none": "ZeRO-1, no network", "geo": 'ZeRO-1 with "geo_accel": {}', "ddp": "ZeRO-1 as it is"}
-HEADINGS = ("method", "step s", "efficiency", "speed / DDP", "MB sent per step", "waited ms", "peak MiB", "plan")
+COLUMNS = {
+    "method": "{name}",
+    "step s": "{step_s:.4f}",
+    "efficiency": "{efficiency:.3f}",
+    "speed / DDP": "{over_ddp:.2f}",
+    "MB sent per step": "{sent_mb:.2f}",
+    "waited ms": "{waited_ms:.2f}",
+    "peak MiB": "{peak_mib:.0f}",
+    "plan": "H = {plan[period]}, {plan[codec]}, delay {plan[delay]}",
+}
 
 _BOTH = Job(setting=GPT2_SMALL, method="turns", data="random", rate=1e-4)
 JOBS = {
@@ -54,61 +62,23 @@ def figures(results: Store, jobs: Sequence[Job]) -> list[dict] | None:
     found = [result["recordings"] for job in jobs if (result := results.find(job))]
     if len(found) < len(jobs):
         return None
-    seconds = by_method(found[0])
-    plan = found[0][0]["geo"]["plan"]
-    rows = {
-        method: {
-            "step_s": median(turn[method] for turn in seconds if method in turn),
-            "efficiency": median(turn["none"] / turn[method] for turn in seconds if method in turn),
-            "sent": found[0][0]["sent"][method] if jobs[0].place == "lab" else None,
-            "waited_s": max(site["waited_s"] for site in found[0]) if method == "geo" else None,
-            "peak": max(site["peak"].get(method, 0) for site in found[0]) or None,
-            "plan": {key: plan[key] for key in ("period", "codec", "delay", "reason")} if method == "geo" else None,
-        }
-        for method in NAMES
-        if method in seconds[0]
+    names, plan = ZERO_NAMES if jobs[0].zero is not None else NAMES, found[0][0]["geo"]["plan"]
+    by_method = turn_figures(found[0])
+    by_method["geo"] |= {
+        "waited_ms": max(1e3 * site["waited_s"] for site in found[0]),
+        "plan": {key: plan[key] for key in ("period", "codec", "delay", "reason")},
     }
-    for alone in found[1:]:
-        rows["ddp"] = _alone(alone, jobs[1].warmup, rows["none"]["step_s"])
-    return [{"method": method, **row} for method, row in rows.items()]
-
-
-def by_method(sites: Sequence[Mapping]) -> list[dict[str, float]]:
-    """By turn and method the seconds of a step on the slowest site."""
-    return [
-        {method: max(site[method] for site in turn) for method in turn[0]}
-        for turn in zip(*(site["turns"] for site in sites), strict=True)
-    ]
-
-
-def _alone(sites: Sequence[Mapping], warmup: int, quiet_s: float) -> dict:
-    """The row of a run that took no turns."""
-    steps = [max(b - a for a, b in step) for step in zip(*(pairwise(one["boundaries"]) for one in sites), strict=True)]
-    sent = sites[0]["sent"]
-    step_s = fmean(steps[warmup:])
-    sent_per_step = (sent[-1] - sent[warmup]) / (len(sent) - 1 - warmup)
-    rest = dict.fromkeys(("waited_s", "peak", "plan"))
-    return {"step_s": step_s, "efficiency": quiet_s / step_s, "sent": sent_per_step, **rest}
-
-
-def tables(name: str, rows: Sequence[Mapping]) -> list[Table]:
-    """One, with what was measured of each method."""
-    ddp_s = next((row["step_s"] for row in rows if row["method"] == "ddp"), None)
-    names = ZERO_NAMES if name == "zero" else NAMES
-    body = [
-        (
-            names[row["method"]],
-            f"{row['step_s']:.3f}" if row["step_s"] > 0.1 else f"{row['step_s']:.4f}",
-            f"{row['efficiency']:.3f}",
-            shown(ddp_s and ddp_s / row["step_s"], ".2f"),
-            shown(row["sent"] and row["sent"] / 1e6, ".2f"),
-            shown(row["waited_s"] and 1e3 * row["waited_s"], ".2f"),
-            shown(row["peak"] and row["peak"] / 2**20, ".0f"),
-            "H = {period}, {codec}, delay {delay}".format(**row["plan"]) if row["plan"] else "",
-        )
-        for row in rows
-    ]
-    return [Table(title=f"{name}: methods in turns", headings=HEADINGS, rows=body)]
+    for sites in found[1:]:  # what took no turns
+        seconds, sent = mean_step_s(sites, jobs[1].warmup), sites[0]["sent"]
+        share, steps = by_method["none"]["step_s"] / seconds, len(sent) - 1 - jobs[1].warmup
+        by_method["ddp"] = {"step_s": seconds, "efficiency": share, "sent": (sent[-1] - sent[-1 - steps]) / steps}
+    ddp_s = by_method["ddp"]["step_s"] if "ddp" in by_method else None
+    rows = [{"name": name, **by_method[method]} for method, name in names.items() if method in by_method]
+    for row, method in zip(rows, [one for one in names if one in by_method], strict=True):
+        row["over_ddp"] = ddp_s and ddp_s / row["step_s"]
+        row["sent_mb"] = row["sent"] / 1e6 if jobs[0].place == "lab" else None
+        row["peak_mib"] = max(site["peak"].get(method, 0) for site in found[0]) / 2**20 or None
+    return rows
 
 
 def study(name: str) -> Study:
@@ -117,7 +87,7 @@ def study(name: str) -> Study:
         command=f"python -m benchmarks.turns {name}",
         jobs=lambda results: JOBS[name],
         figures=lambda results: figures(results, JOBS[name]),
-        tables=lambda rows: tables(name, rows),
+        tables=lambda rows: [Table.of(f"{name}: methods in turns", COLUMNS, rows)],
     )
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from benchmarks.kit.job import BYTES, Job, Setting
 from benchmarks.kit.texts import KINDS, PRETRAINED_ON, Text, load
@@ -30,7 +30,9 @@ from benchmarks.kit.training import (
     random_tokens,
 )
 
-_TEXTS, _START, _BLOCKS, _MODEL = "texts.safetensors", "start.safetensors", "blocks.safetensors", "model"
+_TEXTS, _START = "texts.safetensors", "start.safetensors"
+BLOCKS, MODEL = "blocks.safetensors", "model"
+"""The demo's: tensors `train` and `validation`, blocks by tokens; first weights and tokenizer."""
 _PARTS = ("train", "held_out", "earlier")
 _PRETRAINING_SEED, _DEMO_SEED = 1234, 42
 _DEMO_HELD_OUT_PERCENT = 10.0
@@ -58,9 +60,9 @@ def make_material(
     folder = store / name
     folder.mkdir(parents=True, exist_ok=True)
     if job.data == "documentation":
-        if not (folder / _BLOCKS).exists():
+        if not (folder / BLOCKS).exists():
             make_blocks(job.setting, folder)
-        return {"documentation": _digest(load_file(folder / _BLOCKS))}
+        return {"documentation": _digest(load_file(folder / BLOCKS))}
     if not (folder / _TEXTS).exists():
         _save(_tokens({kind: load(kind) for kind in KINDS}, job.setting), folder / _TEXTS)
     if job.pretrained and not (folder / _START).exists():
@@ -75,13 +77,13 @@ class Material:
     def __init__(self, job: Job, store: Path) -> None:
         self._job, folder = job, store / name_of(job)
         self._folder = folder
-        files = {"texts": _TEXTS, "documentation": _BLOCKS}
+        files = {"texts": _TEXTS, "documentation": BLOCKS}
         self._tokens = load_file(folder / files[job.data]) if job.data in files else {}
 
     def model(self) -> nn.Module:
         """The model that the run begins with: the pretrained one, a saved one, or a fresh one."""
         if self._job.data == "documentation":
-            return AutoModelForCausalLM.from_pretrained(self._folder / _MODEL)
+            return AutoModelForCausalLM.from_pretrained(self._folder / MODEL)
         model = fresh_model(self._job.setting, self._job.seed)
         if self._job.pretrained:
             start = load_file(self._folder / _START)
@@ -114,7 +116,7 @@ class Material:
         return evaluation_blocks([self._tokens[f"{kind}.held_out"] for kind in self._job.kinds], self._job.setting)
 
 
-def make_blocks(setting: Setting, folder: Path) -> PreTrainedTokenizerBase:
+def make_blocks(setting: Setting, folder: Path) -> None:
     """Writes the demo's blocks of Python's documentation, first weights and tokenizer into `folder`."""
     import datasets
     import transformers
@@ -133,10 +135,9 @@ def make_blocks(setting: Setting, folder: Path) -> PreTrainedTokenizerBase:
         for split, texts in {"train": corpus.train, "validation": corpus.validation}.items()
     }
     transformers.set_seed(_DEMO_SEED)
-    fresh_model("gpt2", setting.sizes, tokenizer).save_pretrained(folder / _MODEL)
-    tokenizer.save_pretrained(folder / _MODEL)
-    _save(blocks, folder / _BLOCKS)
-    return tokenizer
+    fresh_model("gpt2", setting.sizes, tokenizer).save_pretrained(folder / MODEL)
+    tokenizer.save_pretrained(folder / MODEL)
+    _save(blocks, folder / BLOCKS)
 
 
 def _tokens(texts: Mapping[str, Text], setting: Setting) -> dict[str, torch.Tensor]:

@@ -1,10 +1,11 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What a study says: tables for the terminal and in Markdown, a file of figures, pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -28,13 +29,26 @@ class Table:
         self.headings = [self.headings[column] for column in kept]
         self.rows = [[row[column] for column in kept] for row in self.rows]
 
-    def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable(title=self.title, title_justify="left")
+    @classmethod
+    def of(cls, title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> "Table":
+        """`columns` has by heading how `str.format` shows a row; what a row lacks, or has as None, stays empty."""
+        return cls(
+            title=title,
+            headings=tuple(columns),
+            rows=[[_cell(form, row) for form in columns.values()] for row in rows],
+        )
+
+    def rich(self, bold: str = "") -> RichTable:
+        """For the terminal; the row that begins with `bold` stands out. Headings in two lines, or 80 columns would not
+        do."""
+        table = RichTable(
+            title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
         for heading in self.headings:
-            table.add_column(heading, justify="left" if heading in self.words else "right", overflow="fold")
+            left = heading in self.words
+            table.add_column("\n".join(heading.split(" ", 1)), justify="left" if left else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*row, style="bold" if bold and row[0] == bold else None)
         return table
 
     def markdown(self) -> str:
@@ -47,9 +61,38 @@ def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def shown(value: float | None, form: str) -> str:
-    """A figure as text; what is not known stays empty."""
-    return "" if value is None else format(value, form)
+def _cell(form: str, row: Mapping[str, object]) -> str:
+    try:
+        return form.format(**{name: value for name, value in row.items() if value is not None})
+    except KeyError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """One thing that a study has to show."""
+
+    name: str
+    wanted: float
+    measured: float | None
+    """None if it was not measured: then nothing is said of it."""
+    at_most: bool = False
+
+    @property
+    def held(self) -> bool:
+        return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
+
+
+def goals_table(title: str, goals: Sequence[Goal]) -> Table:
+    """What was to be shown, what was measured, whether it held."""
+    columns = {"target": "{name}", "wanted": "{bound} {wanted:g}", "measured": "{measured:.3f}", "held": "{mark}"}
+    words = [
+        {"bound": "at most" if one.at_most else "at least", "mark": "yes" if one.held else "NO"}
+        | {name: getattr(one, name) for name in ("name", "wanted", "measured")}
+        for one in goals
+        if one.measured is not None
+    ]
+    return Table.of(title, columns, words)
 
 
 def report(folder: Path, command: str, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:

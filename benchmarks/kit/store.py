@@ -17,6 +17,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.digests: dict[str, dict[str, str]] = {}
         """Of the material, by what `material.name_of` calls it."""
+        self.refused: dict[str, str] = {}
+        """Why a job cannot be run, by its key; not kept, so that a later campaign tries again."""
         self._read: dict[str, dict] = {}
 
     def key(self, job: Job) -> str:
@@ -35,10 +37,10 @@ class Store:
         return self._read[key]
 
     def loss(self, job: Job) -> float | None:
-        """Held-out loss, nats per token: infinite for a job that diverged, None without a result."""
+        """Held-out loss, nats per token: infinite for a job that diverged or was refused, None without a result."""
         result = self.find(job)
         if result is None:
-            return None
+            return math.inf if self.key(job) in self.refused else None
         loss = result["recordings"][0]["loss"]
         return math.inf if loss is None else loss
 

@@ -51,8 +51,6 @@ class Campaign:
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
         self._pace_s = 0.0  # per process and job
         self._failures = 0
-        self.left_out: dict[str, str] = {}
-        """Why a job is not run, by its key."""
 
     def run(self, name: str, jobs: Callable[[Store], Sequence[Job]]) -> bool:
         """All `jobs`; returns whether none is left. Raises RunFailed where two batches in a row come to nothing."""
@@ -81,7 +79,7 @@ class Campaign:
                 self._pace_s = (time.monotonic() - began) / count
 
     def _settled(self, job: Job) -> bool:
-        return self._store.find(job) is not None or self._store.key(job) in self.left_out
+        return self._store.find(job) is not None or self._store.key(job) in self._store.refused
 
     def _next(self, missing: Sequence[Job]) -> list[list[Job]]:
         """Batches to run side by side, each on cores of its own; in the lab one at a time."""
@@ -112,7 +110,7 @@ class Campaign:
                 self._leave_out(job, result["refused"])
 
     def _leave_out(self, job: Job, reason: str) -> None:
-        self.left_out[self._store.key(job)] = reason
+        self._store.refused[self._store.key(job)] = reason
         self._console.print(f"left out: {job.method} {job.config or ''}: {reason}", highlight=False, markup=False)
 
 

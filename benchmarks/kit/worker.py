@@ -24,7 +24,6 @@ from benchmarks.kit.sending import sending_seconds
 from benchmarks.kit.store import write_json
 from benchmarks.kit.training import held_out_loss
 from benchmarks.kit.turns import take_turns
-from geo_accel import GeoSync
 from geo_accel.profile.device import device_name
 
 # Twice what guessing a byte costs: from there no run comes back.
@@ -148,7 +147,7 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
     }
     if job.method == "geo":
         engine = sync.engine
-        record["geo"] = {**sync.summary(), "adopted": engine.adopted, "profile": _profile(engine), **first}
+        record["geo"] = {**sync.summary(), "adopted": engine.adopted, **first}
     if job.method == "none":
         average_over_sites(bare)
     record["weights"] = digest(bare)
@@ -160,10 +159,6 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
     if job.sending:
         record["sending_s"] = sending_seconds(job.sending, one, engine.plan, Path(accelerator.project_dir))
     return record
-
-
-def _profile(engine: GeoSync) -> str | None:
-    return engine.profile.to_json() if engine.profile is not None else None
 
 
 def quiet_step(one: Trainee) -> float:
