@@ -10,6 +10,7 @@ runs/clock/results.json, table.md and clock.png. Exits as `benchmarks.loss` does
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 
@@ -18,7 +19,7 @@ from benchmarks.kit.job import LARGE, Job, Turns
 from benchmarks.kit.rates import all_rates, best_rate, search
 from benchmarks.kit.report import Goal, Table, goals_table
 from benchmarks.kit.store import Store
-from benchmarks.kit.study import Study, arguments_of, run_study
+from benchmarks.kit.study import arguments_of, run_study
 
 RATES, STEPS, MBPS = (5e-4, 1e-3, 2e-3), 200, 100.0
 SEEDS = {"finetune": 3, "scratch": 1}
@@ -92,18 +93,13 @@ def figures(jobs: Jobs, results: Store) -> dict:
         for seed, end in ends.items():
             curves.setdefault(seed, []).append(end)
         periods = [some[0]["geo"]["plan"]["period"] for some in sites.values()]
-        rows.append(
-            {
-                "name": 'geo_accel, "auto"',
-                "rate": geo_rate,
-                "steps": round(factor * STEPS),
-                "loss": mean(loss for _, loss in ends.values()),
-                "seeds": len(sites),
-                "step_s": mean(step_s(some, _WARMUP) for some in sites.values()),
-                "whole_s": mean(seconds for seconds, _ in ends.values()),
-                "periods": f"{min(periods)} to {max(periods)}" if periods else None,
-            }
-        )
+        row = {"name": 'geo_accel, "auto"', "rate": geo_rate, "steps": round(factor * STEPS), "seeds": len(sites)}
+        row |= {
+            "loss": mean(loss for _, loss in ends.values()),
+            "whole_s": mean(second for second, _ in ends.values()),
+        }
+        row["step_s"] = mean(step_s(some, _WARMUP) for some in sites.values())
+        rows.append(row | {"periods": f"{min(periods)} to {max(periods)}" if periods else None})
     both = {seed: curve for seed, curve in curves.items() if seed in target}
     gaps = {seed: curve[0][1] / target[seed] - 1 for seed, curve in both.items()}
     to_target = {seed: reach(curve, target[seed]) for seed, curve in both.items()} if ddp_s else {}
@@ -140,7 +136,7 @@ def tables(found: Mapping) -> list[Table]:
         Goal(name="times faster than DDP to DDP's loss (0: never there)", wanted=8.0, measured=found["speedup"]),
     ]
     title = f"{found['task']}, two sites at {MBPS:g} Mbit/s"
-    return [Table.of(title, COLUMNS, found["rows"]), goals_table("what was promised", goals)]
+    return [Table(title, COLUMNS, found["rows"]), goals_table("what was promised", goals)]
 
 
 def draw(jobs: Jobs, folder: Path, found: Mapping, results: Store) -> list[Path]:
@@ -166,16 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=SEEDS, default="finetune", help="default: finetune")
     options = parser.parse_args(arguments)
     jobs = Jobs(options.task)
-    name = "clock" if options.task == "finetune" else f"clock-{options.task}"
-    study = Study(
-        name=name,
-        command=f"python -m benchmarks.clock --task {options.task}",
+    return run_study(
+        "clock" if options.task == "finetune" else f"clock-{options.task}",
+        options,
         jobs=jobs.known,
-        figures=lambda results: figures(jobs, results),
+        figures=partial(figures, jobs),
         tables=tables,
-        draw=lambda folder, found, results: draw(jobs, folder, found, results),
+        draw=partial(draw, jobs),
     )
-    return run_study([study], options)
 
 
 if __name__ == "__main__":

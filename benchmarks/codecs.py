@@ -14,7 +14,7 @@ from time import perf_counter
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 
 from benchmarks.kit.report import Table, report
 from benchmarks.kit.study import RESULTS
@@ -31,42 +31,37 @@ COLUMNS = {
 }
 CASES = [*((name, 0) for name in DENSE_CODECS), *(("topk", kept) for kept in (4, 41, 205, 410)), ("randk", 41)]
 """Codecs and, of sparse ones, how many of 4096 values they keep."""
-_CHUNKS = 16
-_ROUNDS = 15
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints and writes the table; returns the exit code, always 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help=f"default: {RESULTS}")
-    parser.add_argument("--rounds", type=int, default=_ROUNDS, metavar="N", help="rounds to take medians of")
-    parser.add_argument("--chunks", type=int, default=_CHUNKS, metavar="N", help=f"chunks of {CHUNK} values")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds to take medians of")
+    parser.add_argument("--chunks", type=int, default=16, metavar="N", help=f"chunks of {CHUNK} values")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.chunks < 1:
+    if min(options.rounds, options.chunks) < 1:
         parser.error("--rounds and --chunks must be at least 1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-        with Progress(*columns, transient=True) as bars:
-            bar = bars.add_task("encoding and decoding", total=options.rounds * len(CASES))
-            rows = measure(options.rounds, options.chunks, lambda: bars.advance(bar))
+        rows = measure(options.rounds, options.chunks)
     finally:
         torch.set_num_threads(threads)
-    table = Table.of("one core; speeds in fp32 bytes", COLUMNS, rows)
-    report(options.results / "codecs", "python -m benchmarks.codecs", rows, [table], Console())
+    table = Table("one core; speeds in fp32 bytes", COLUMNS, rows)
+    report(options.results / "codecs", rows, [table], Console())
     return 0
 
 
-def measure(rounds: int, chunks: int, advance: Callable[[], object]) -> list[dict]:
-    """Every codec's figures; `advance` is called after each codec of each round."""
+def measure(rounds: int, chunks: int) -> list[dict]:
+    """Every codec's figures."""
     numel = chunks * CHUNK
     values = torch.randn(numel, generator=torch.Generator().manual_seed(0))
     other, heard = torch.zeros(numel), torch.zeros(CHUNK)
     payloads = {case: torch.zeros(chunks, get_codec(*case).encoded_bytes(CHUNK), dtype=torch.uint8) for case in CASES}
     copied: list[float] = []
     seconds: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in CASES}
-    for turn in range(rounds + 1):
+    for turn in track(range(rounds + 1), "encoding and decoding", transient=True):
         copied.append(_seconds(lambda: other.copy_(values)))
         for case, payload in payloads.items():
             # A new seed in every round, as in training, so that drawing the places counts.
@@ -81,8 +76,6 @@ def measure(rounds: int, chunks: int, advance: Callable[[], object]) -> list[dic
                     codec.decode(one, heard)
 
             seconds[case].append((_seconds(encode), _seconds(decode)))
-            if turn:
-                advance()
     # The first round pays for memory that nobody has touched yet.
     rows = []
     for (name, kept), payload in payloads.items():

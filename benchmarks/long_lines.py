@@ -67,8 +67,8 @@ def main() -> int:
         found = summary(json.loads((folder / "rank-0.json").read_text()))
         rows.append({"latency_ms": latency_ms, "loss_percent": loss_percent, **found})
     title = f"{MBPS} Mbit/s, steps of {STEP_S} s, {VALUES / 1e6:g} M values"
-    table = Table.of(title, COLUMNS, rows)
-    report(RESULTS / "long_lines", "python -m benchmarks.long_lines", rows, [table], Console(width=180))
+    table = Table(title, COLUMNS, rows)
+    report(RESULTS / "long_lines", rows, [table], Console(width=180))
     return 0
 
 

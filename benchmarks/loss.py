@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import stdev
 
-from benchmarks.kit.environment import provenance
+from benchmarks.kit.figures import mean
 from benchmarks.kit.job import LARGE, SMALL, Job
 from benchmarks.kit.rates import all_rates, best_rate, search
 from benchmarks.kit.report import Table
-from benchmarks.kit.store import Store, write_json
-from benchmarks.kit.study import Study, arguments_of, make_materials, run_study
+from benchmarks.kit.store import Store
+from benchmarks.kit.study import arguments_of, make_materials, run_study
+from benchmarks.kit.texts import KINDS
+from benchmarks.penalty import write_penalties
+from geo_accel.profile.device import DEVICES, choose_device
 
 RATES, LARGE_RATES = (1e-3, 2e-3, 4e-3), (5e-4, 1e-3, 2e-3)
 """Learning rates that every method is tried at; wider where one does best at an end."""
@@ -42,7 +45,6 @@ COLUMNS = {
     "remark": "{remark}",
 }
 """Rate: the best learning rate; gap: the loss above DDP's; ±: standard deviation over seeds; kB: sent by a site."""
-_TEXTS = ("documentation", "source", "headers", "packages")
 _MEAN = (1.0, 0.0)
 
 
@@ -132,7 +134,7 @@ def parts(place: str = "loopback") -> dict[str, Part]:
     """All cases by part, most important first. Each part has its DDP; a case in two parts is trained once."""
     tuned = Job(setting=SMALL, method="ddp", rate=RATES[0], steps=STEPS, place=place, pretrained=True)
     fresh, two = replace(tuned, pretrained=False), replace(tuned, kinds=("documentation", "packages"), own=True)
-    four = replace(tuned, sites=4, kinds=_TEXTS)
+    four = replace(tuned, sites=4, kinds=KINDS)
     large = replace(tuned, setting=LARGE, steps=LARGE_STEPS)
     codecs = [geo(tuned, 8, codec) for codec in ("int8", "bf16", "int4", "int2")]
     codecs += [sparse(tuned, "topk", 0.05), sparse(tuned, "topk", 0.01), sparse(tuned, "randk", 0.05)]
@@ -155,7 +157,7 @@ def parts(place: str = "loopback") -> dict[str, Part]:
 def quick_parts(place: str = "loopback") -> dict[str, Part]:
     """For a first impression in five minutes: one seed, short runs."""
     tuned = Job(setting=QUICK, method="ddp", rate=RATES[0], steps=QUICK_STEPS, place=place, pretrained=True)
-    own = replace(tuned, sites=4, kinds=_TEXTS, own=True)
+    own = replace(tuned, sites=4, kinds=KINDS, own=True)
     two = [geo(tuned, 2), geo(tuned, 8), local_sgd(tuned, 8), geo(tuned, 8, outer=(0.9, 0.5))]
     return {
         "finetune": Part(title="quick, 2 sites", cases=[ddp(tuned), *two], seeds=1),
@@ -192,36 +194,33 @@ def rows_of(part: Part, results: Store) -> list[dict]:
     rows, reference = [], {}
     for case in part.cases:
         tried = [case.at(rate, 0) for rate in all_rates(part.rates)]
-        refusal = next((results.refused[key] for job in tried if (key := results.key(job)) in results.refused), "")
+        refusal = next((results.refused[key] for job in tried if (key := results.key(job)) in results.refused), None)
+        if not refusal and not any(results.find(job) for job in tried):
+            continue
         rate = best_rate(case.at, part.rates, results.loss)
         at_best = {} if rate is None else {seed: results.find(case.at(rate, seed)) for seed in range(part.seeds)}
         made = {seed: one for seed, one in at_best.items() if one and one["recordings"][0]["loss"] is not None}
         losses = {seed: one["recordings"][0]["loss"] for seed, one in made.items()}
         reference = losses if case.job.method == "ddp" else reference
         gaps = {seed: loss / reference[seed] - 1 for seed, loss in losses.items() if seed in reference}
-        found = any(results.find(job) for job in tried)
-        if not found and not refusal:
-            continue
-        above = list(gaps.values()) if case.job.method != "ddp" else []
-        code = sorted({one["code"] for one in made.values()})
-        rows.append(
-            {
-                "name": case.name,
-                "rate": rate,
-                "loss": fmean(losses.values()) if losses else None,
-                "loss_spread": stdev(losses.values()) if len(losses) > 1 else None,
-                "gap": fmean(above) if above else None,
-                "gap_spread": stdev(above) if len(above) > 1 else None,
-                "seeds": len(losses),
-                "losses": losses,
-                "gaps": gaps,
-                "kb_per_step": bytes_per_step(made[0], case.job) / 1e3 if 0 in made else None,
-                "code": code,
-                "states": len(code) if len(code) > 1 else None,
-                "devices": sorted({one["recordings"][0]["device"] for one in made.values()}),
-                "remark": refusal or ("diverged at every rate" if rate is None else None),
-            }
-        )
+        above = gaps if case.job.method != "ddp" else {}
+        row = {
+            "name": case.name,
+            "kind": case.kind,
+            "rate": rate,
+            "seeds": len(losses),
+            "losses": losses,
+            "gaps": gaps,
+        }
+        for name, values in (("loss", losses), ("gap", above)):
+            row[name] = mean(values.values())
+            row[f"{name}_spread"] = stdev(values.values()) if len(values) > 1 else None
+        row["kb_per_step"] = bytes_per_step(made[0], case.job) / 1e3 if 0 in made else None
+        row["code"] = sorted({one["code"] for one in made.values()})
+        row["states"] = len(row["code"]) if len(row["code"]) > 1 else None
+        row["devices"] = sorted({one["recordings"][0]["device"] for one in made.values()})
+        row["remark"] = refusal or ("diverged at every rate" if rate is None else None)
+        rows.append(row)
     return rows
 
 
@@ -233,40 +232,16 @@ def bytes_per_step(result: Mapping, job: Job) -> float:
     return 2 * (job.sites - 1) / job.sites * 4 * seen["parameters"] / job.period
 
 
-def study_of(chosen: Mapping[str, Part], command: str) -> Study:
-    def figures(results: Store) -> dict[str, list[dict]]:
-        return {name: rows for name, part in chosen.items() if (rows := rows_of(part, results))}
+def draw(folder: Path, found: Mapping[str, Sequence[Mapping]], _: Store) -> list[Path]:
+    from benchmarks.pictures import draw_gaps  # matplotlib is not needed before
 
-    def draw(folder: Path, found: Mapping[str, list[dict]], results: Store) -> list[Path]:
-        from benchmarks.pictures import draw_gaps  # matplotlib is not needed before
-
-        names = [name for name in ("finetune", "scratch") if name in found]
-        panels = {
-            chosen[name].title: [(case_of(chosen[name], row).kind, row) for row in found[name]] for name in names
-        }
-        return draw_gaps(folder / "gap-by-period.png", panels)
-
-    return Study(
-        name="loss",
-        command=command,
-        jobs=lambda results: [job for part in chosen.values() for job in part.jobs(results)],
-        figures=figures,
-        tables=lambda found: [
-            Table.of(f"{name}: {chosen[name].title}", COLUMNS, rows) for name, rows in found.items()
-        ],
-        draw=draw,
+    return draw_gaps(
+        folder / "gap-by-period.png", {name: found[name] for name in ("finetune", "scratch") if name in found}
     )
-
-
-def case_of(part: Part, row: Mapping) -> Case:
-    """The case that a row is of."""
-    return next(case for case in part.cases if case.name == row["name"])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs what is missing and reports what there is; returns the exit code."""
-    from geo_accel.profile.device import DEVICES, choose_device
-
     names = tuple(parts())
     parser = arguments_of(__doc__)
     parser.add_argument(
@@ -283,29 +258,24 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {name: part for name, part in known.items() if not options.only or name in options.only}
     if not chosen:
         parser.error(f"--only {' '.join(options.only)}: --quick has only {', '.join(known)}.")
+
+    def figures(results: Store) -> dict[str, list[dict]]:
+        return {name: rows for name, part in chosen.items() if (rows := rows_of(part, results))}
+
     if options.penalty is not None:
-        return _write_penalties(options.results, known, options.penalty)
+        results = Store(options.results / "jobs")
+        make_materials([part.cases[0].job for part in chosen.values()], results)
+        return write_penalties(options.penalty, figures(results))
     if options.quick and options.minutes is None:
         options.minutes = _QUICK_MINUTES
-    words = ["python -m benchmarks.loss"] + ["--quick"] * options.quick
-    words += ["--only", *options.only] if options.only else []
-    return run_study([study_of(chosen, " ".join(words))], options)
-
-
-def _write_penalties(folder: Path, known: Mapping[str, Part], file: Path) -> int:
-    from benchmarks.penalty import penalty_table
-
-    results = Store(folder / "jobs")
-    make_materials([part.cases[0].job for part in known.values()], results)
-    rows = {name: [(case_of(part, row), row) for row in rows_of(part, results)] for name, part in known.items()}
-    try:
-        table = penalty_table(rows, provenance("python -m benchmarks.loss"))
-    except ValueError as error:
-        print(f"loss: {error}", file=sys.stderr)
-        return 1
-    write_json(file, table, indent=1)
-    print(f"{file} written: {len(table['base'])} pairs of period and outer step")
-    return 0
+    return run_study(
+        "loss",
+        options,
+        jobs=lambda results: [job for part in chosen.values() for job in part.jobs(results)],
+        figures=figures,
+        tables=lambda found: [Table(f"{name}: {known[name].title}", COLUMNS, rows) for name, rows in found.items()],
+        draw=draw,
+    )
 
 
 if __name__ == "__main__":

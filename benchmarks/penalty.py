@@ -4,28 +4,50 @@
 Made by `python -m benchmarks.loss --penalty FILE`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 from statistics import fmean
+
+from benchmarks.kit.environment import provenance
+from benchmarks.kit.job import SMALL
+from benchmarks.kit.store import write_json
 
 VERSION = 2
 _PERIOD = 8
 """At which codecs and delays are compared."""
 _MEAN = (1.0, 0.0)
 
-Rows = Sequence[tuple[tuple, Mapping]]
-"""Of one part of `benchmarks.loss`: what a case is (period, codec, delay, outer step, ratio), and its row."""
+
+def write_penalties(file: Path, rows: Mapping[str, Sequence[Mapping]]) -> int:
+    """Writes the table into `file`, and says so; returns the exit code: 1 without results to make it from."""
+    place = {
+        "setting": asdict(SMALL),
+        "devices": sorted({one for row in chain(*rows.values()) for one in row["devices"]}),
+    }
+    try:
+        table = penalty_table(rows, provenance() | place)
+    except ValueError as error:
+        print(f"loss: {error}", file=sys.stderr)
+        return 1
+    write_json(file, table, indent=1)
+    print(f"{file} written: {len(table['base'])} pairs of period and outer step")
+    return 0
 
 
-def penalty_table(rows: Mapping[str, Rows], provenance: Mapping[str, object]) -> dict:
+def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str, object]) -> dict:
     """The table, ready for JSON; a penalty is loss / DDP's loss - 1, the mean over seeds.
 
     "base" is fine-tuning over two sites that share their text, int8 and a delay of one step. "codec" and "delay" are
     what is added beside int8 and a delay of one step at a period of 8, never less than 0: less is noise. Only measured
     values are in it. "large" is what the outer steps cost beside the plain mean with another model. Raises ValueError
-    without results to make it from.
+    without results to make it from. `rows` are those of `benchmarks.loss`, by part; a row's "kind" is period, codec,
+    delay, outer step and ratio.
     """
-    unique = {row["name"]: (kind, row) for part in ("finetune", "codecs") for kind, row in rows.get(part, ())}
-    own = {kind: row for kind, row in unique.values() if row["gap"] is not None and row["name"].startswith("geo")}
+    unique = {row["name"]: row for part in ("finetune", "codecs") for row in rows.get(part, ())}
+    own = {row["kind"]: row for row in unique.values() if row["gap"] is not None and row["kind"][2]}
     base = {
         (period, outer): row for (period, codec, delay, outer, _), row in own.items() if (codec, delay) == ("int8", 1)
     }
@@ -44,7 +66,7 @@ def penalty_table(rows: Mapping[str, Rows], provenance: Mapping[str, object]) ->
     dense = {codec: value for (codec, delay, _, ratio), value in beside.items() if delay == 1 and ratio is None}
     topk = [[ratio, value] for (codec, delay, _, ratio), value in beside.items() if (codec, delay) == ("topk", 1)]
     delays = [[delay / _PERIOD, value] for (codec, delay, _, _), value in beside.items() if codec == "int8"]
-    large = {(kind[0], kind[3]): row for kind, row in rows.get("large", ()) if row["loss"] and kind[2]}
+    large = {(row["kind"][0], row["kind"][3]): row for row in rows.get("large", ()) if row["loss"] and row["kind"][2]}
     return {
         "version": VERSION,
         "provenance": dict(provenance),

@@ -10,7 +10,6 @@ import matplotlib
 matplotlib.use("Agg")  # a file is drawn, no window opened
 
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "#0072b2", "outer": "#009e73"}
@@ -22,6 +21,13 @@ STYLE = {
     "axes.spines.right": False,
 }
 _DOTTED = (0, (1, 2))
+_BEST = "int8, best outer step (lr, momentum)"
+_SERIES = {
+    "int8, plain average": (COLOURS["geo"], "o-"),
+    "fp32, plain average": ("#cc79a7", "D"),
+    _BEST: (COLOURS["outer"], "s--"),
+    "LocalSGD": (COLOURS["local_sgd"], "^"),
+}
 
 
 @contextmanager
@@ -36,26 +42,27 @@ def picture(path: Path, panels: int = 1, size: tuple[float, float] = (5.5, 4.4))
         pyplot.close(figure)
 
 
-def draw_gaps(path: Path, panels: Mapping[str, Sequence[tuple[tuple, Mapping]]]) -> list[Path]:
-    """By title what `penalty.Rows` are: gaps over the period; nothing where there are none."""
-    panels = {title: [(kind, row) for kind, row in rows if row["gap"] is not None] for title, rows in panels.items()}
+def draw_gaps(path: Path, panels: Mapping[str, Sequence[Mapping]]) -> list[Path]:
+    """By title the rows of a part of `benchmarks.loss`: gaps over the period; nothing where there are none."""
+    panels = {title: [row for row in rows if row["gap"] is not None] for title, rows in panels.items()}
     if not any(panels.values()):
         return []
     with picture(path, len(panels)) as (_, all_axes):
         for axes, (title, rows) in zip(all_axes, panels.items(), strict=True):
-            plain = [(kind, row) for kind, row in rows if kind[3] == (1.0, 0.0) and kind[2] == 1]
-            outer = [(kind, row) for kind, row in rows if kind[3] != (1.0, 0.0)]
-            best = [
-                min((one for one in outer if one[0][0] == period), key=lambda one: one[1]["gap"])
-                for period in sorted({kind[0] for kind, _ in outer})
-            ]
-            _series(axes, [one for one in plain if one[0][1] == "int8"], "int8, plain average", COLOURS["geo"], "o-")
-            _series(axes, [one for one in plain if one[0][1] == "fp32"], "fp32, plain average", "#cc79a7", "D")
-            _series(axes, best, "int8, best outer step (lr, momentum)", COLOURS["outer"], "s--")
-            _series(axes, [one for one in rows if one[0][2] == 0], "LocalSGD", COLOURS["local_sgd"], "^")
-            for (period, _, _, (lr, momentum), _), row in best:
-                place = {"textcoords": "offset points", "xytext": (6, -12), "fontsize": 8, "color": COLOURS["outer"]}
-                axes.annotate(f"({lr:g}, {momentum:g})", (period, 100 * row["gap"]), **place)
+            lines: dict[str, list[Mapping]] = {name: [] for name in _SERIES}
+            for row in sorted(rows, key=lambda row: (row["kind"][0], row["gap"])):
+                period, codec, delay, outer, _ = row["kind"]
+                name = "LocalSGD" if delay == 0 else _BEST if outer != (1.0, 0.0) else f"{codec}, plain average"
+                if delay <= 1 and name in lines and period not in [one["kind"][0] for one in lines[name]]:
+                    lines[name].append(row)  # of several outer steps the best
+            for name, found in lines.items():
+                spread = [100 * (row["gap_spread"] or 0.0) for row in found]
+                places, gaps = [row["kind"][0] for row in found], [100 * row["gap"] for row in found]
+                colour, form = _SERIES[name]
+                axes.errorbar(places, gaps, yerr=spread, fmt=form, color=colour, ms=5, capsize=3, lw=1.6, label=name)
+            for row in lines[_BEST]:
+                words = "({:g}, {:g})".format(*row["kind"][3])
+                axes.annotate(words, (row["kind"][0], 100 * row["gap"]), fontsize=8, color=COLOURS["outer"])
             axes.axhline(0, color=COLOURS["ddp"], lw=1.2)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -65,14 +72,6 @@ def draw_gaps(path: Path, panels: Mapping[str, Sequence[tuple[tuple, Mapping]]])
             axes.grid(alpha=0.25)
             axes.legend(frameon=False)
     return [path]
-
-
-def _series(axes: Axes, rows: Sequence[tuple[tuple, Mapping]], name: str, colour: str, form: str) -> None:
-    rows = sorted(rows, key=lambda one: one[0][0])
-    if rows:
-        spread = [100 * (row["gap_spread"] or 0.0) for _, row in rows]
-        places, gaps = [kind[0] for kind, _ in rows], [100 * row["gap"] for _, row in rows]
-        axes.errorbar(places, gaps, yerr=spread, fmt=form, color=colour, ms=5, capsize=3, lw=1.6, label=name)
 
 
 def draw_over_seconds(

@@ -10,13 +10,15 @@ after. Every run is made twice, in opposite orders. Writes runs/prediction/table
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from statistics import fmean, median
 
 from benchmarks.kit.job import DEMO, Job
 from benchmarks.kit.report import Goal, Table, goals_table
 from benchmarks.kit.store import Store
-from benchmarks.kit.study import Study, arguments_of, run_study
+from benchmarks.kit.study import arguments_of, run_study
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.profile import Profile
@@ -35,24 +37,21 @@ COLUMNS = {
 }
 # It measures and plans in ten; one period until what is in flight is what always is; then eight, or a period.
 _PLANNING, _TIMED, _QUIET = 12, 8, 8
+_BF16 = {"codec": "bf16"}
 
 
 def jobs(bandwidths: Sequence[float], periods: Sequence[int]) -> list[Job]:
     cases = [(schedule, period) for period in periods for schedule in SCHEDULES]
+    job = Job(setting=DEMO, method="geo", data="random", rate=5e-4, quiet=_QUIET, series="cases")
     return [
-        Job(
-            setting=DEMO,
-            method="geo",
-            data="random",
-            rate=5e-4,
-            steps=_PLANNING + period + max(period, _TIMED),
-            quiet=_QUIET,
+        replace(
+            job,
             mbps=(mbps,),
             number=number,
-            series="cases",
+            steps=_PLANNING + period + max(period, _TIMED),
             config={
                 "sync": {"mode": SCHEDULES[schedule], "schedule": schedule, "period": period},
-                "compression": {"codec": "bf16"},
+                "compression": _BF16,
             },
         )
         for mbps in bandwidths
@@ -96,7 +95,7 @@ def tables(found: Sequence[Mapping]) -> list[Table]:
         Goal(name="median error, as a share", wanted=0.05, measured=median(errors), at_most=True),
         Goal(name="worst error, as a share", wanted=0.15, measured=max(errors), at_most=True),
     ]
-    return [Table.of("step time, predicted against measured", COLUMNS, found), goals_table("what was wanted", goals)]
+    return [Table("step time, predicted against measured", COLUMNS, found), goals_table("what was wanted", goals)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,14 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--periods", type=int, nargs="+", default=PERIODS, metavar="H")
     options = parser.parse_args(arguments)
     wanted = jobs(options.bandwidth_mbps, options.periods)
-    study = Study(
-        name="prediction",
-        command="python -m benchmarks.prediction",
-        jobs=lambda _: wanted,
-        figures=lambda results: rows(wanted, results),
-        tables=tables,
-    )
-    return run_study([study], options)
+    return run_study("prediction", options, lambda _: wanted, partial(rows, wanted), tables)
 
 
 if __name__ == "__main__":

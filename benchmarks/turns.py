@@ -12,14 +12,15 @@ Writes runs/STUDY/results.json and table.md. Exits with 1 where nothing could be
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.kit.figures import mean_step_s, turn_figures
 from benchmarks.kit.job import GPT2_SMALL, LARGE, Job, Turns
 from benchmarks.kit.report import Table
 from benchmarks.kit.store import Store
-from benchmarks.kit.study import Study, arguments_of, run_study
+from benchmarks.kit.study import arguments_of, run_study
 
 NAMES = {"none": "no communication", "geo": 'geo_accel, "auto"', "local_sgd": "LocalSGD", "ddp": "DDP"}
 ZERO_NAMES = {"none": "ZeRO-1, no network", "geo": 'ZeRO-1 with "geo_accel": {}', "ddp": "ZeRO-1 as it is"}
@@ -36,9 +37,7 @@ COLUMNS = {
 
 _BOTH = Job(setting=GPT2_SMALL, method="turns", data="random", rate=1e-4)
 JOBS = {
-    "gpt2_small": [
-        replace(_BOTH, mbps=(1000.0,), turns=Turns(count=3, others=("local_sgd", "ddp"))),
-    ],
+    "gpt2_small": [replace(_BOTH, mbps=(1000.0,), turns=Turns(count=3, others=("local_sgd", "ddp")))],
     "accelerator": [
         replace(
             _BOTH,
@@ -54,7 +53,7 @@ JOBS = {
 }
 
 
-def figures(results: Store, jobs: Sequence[Job]) -> list[dict] | None:
+def figures(jobs: Sequence[Job], results: Store) -> list[dict] | None:
     """One row per method: seconds per step on the slowest site, and what is known of it besides.
 
     Step times are medians over turns, efficiencies medians of the quotients turn by turn.
@@ -81,16 +80,6 @@ def figures(results: Store, jobs: Sequence[Job]) -> list[dict] | None:
     return rows
 
 
-def study(name: str) -> Study:
-    return Study(
-        name=name,
-        command=f"python -m benchmarks.turns {name}",
-        jobs=lambda results: JOBS[name],
-        figures=lambda results: figures(results, JOBS[name]),
-        tables=lambda rows: [Table.of(f"{name}: methods in turns", COLUMNS, rows)],
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = arguments_of(__doc__)
     parser.add_argument("study", choices=JOBS)
@@ -101,7 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not torch.cuda.is_available():
             print("accelerator: torch sees none here", file=sys.stderr)
             return 1
-    return run_study([study(options.study)], options)
+    jobs = JOBS[options.study]
+
+    def tables(rows: Sequence[Mapping]) -> list[Table]:
+        return [Table(f"{options.study}: methods in turns", COLUMNS, rows)]
+
+    return run_study(options.study, options, lambda _: jobs, partial(figures, jobs), tables)
 
 
 if __name__ == "__main__":

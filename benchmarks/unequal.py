@@ -12,6 +12,7 @@ with other seeds. Writes runs/unequal/results.json, table.md and unequal.png. Ex
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +20,8 @@ from benchmarks.kit.figures import reach, whole_s
 from benchmarks.kit.job import SMALL, Job
 from benchmarks.kit.report import Table
 from benchmarks.kit.store import Store
-from benchmarks.kit.study import Study, arguments_of, run_study
+from benchmarks.kit.study import arguments_of, run_study
+from benchmarks.kit.texts import KINDS
 from geo_accel.plan.plan import Plan
 
 UPLINKS = (100.0, 50.0, 20.0, 100.0)
@@ -75,21 +77,11 @@ METHODS = {
     AUTO: {},
 }
 """geo_accel's settings by method."""
-_SHOWN = {
-    BASELINE: "#d55e00",
-    "top-k 10 %, rest lost": "#e69f00",
-    "top-k, ratios by link": "#cc79a7",
-    "int4": "#009e73",
-    AUTO: "#0072b2",
-}
 
 
 def shares_of(method: str) -> tuple[float, ...]:
-    """Of the steps, in the runs of `method`; all methods have the longest of `SHARES`."""
-    if method == BASELINE:
-        return (SHARES[-1], 1.0)
-    # What matters of these is where they end beside the method without.
-    return SHARES[-1:] if method in (WEIGHTED, CONTROL) else SHARES
+    """Of the steps, in the runs of `method`; of some it matters only where they end beside the method without."""
+    return (SHARES[-1], 1.0) if method == BASELINE else SHARES[-1:] if method in (WEIGHTED, CONTROL) else SHARES
 
 
 def seeds_of(method: str) -> range:
@@ -97,34 +89,22 @@ def seeds_of(method: str) -> range:
     return range(SEEDS if method in (*UNIFORM, AUTO) else 1)
 
 
-def job(scenario: str, method: str, seed: int, share: float, steps: int = STEPS) -> Job:
-    return Job(
-        setting=SMALL,
-        method="geo",
-        config=METHODS[method],
-        rate=RATE,
-        seed=seed,
-        steps=round(share * steps),
-        sites=len(UPLINKS),
-        mbps=UPLINKS,
-        down_mbps=SCENARIOS[scenario],
-        kinds=("documentation", "source", "headers", "packages"),
-        own=True,
-        pretrained=True,
-        sending=_ROUNDS if share == SHARES[-1] else 0,
-        series=f"{method} {seed}",
+def jobs_of(scenario: str, method: str, seed: int, steps: int) -> list[Job]:
+    """The runs of one method, shortest first; after the length that all have it is seen who sends for how long."""
+    one = Job(
+        setting=SMALL, method="geo", config=METHODS[method], rate=RATE, seed=seed, sites=len(UPLINKS), mbps=UPLINKS
     )
+    one = replace(
+        one, down_mbps=SCENARIOS[scenario], kinds=KINDS, own=True, pretrained=True, series=f"{method} {seed}"
+    )
+    shares = shares_of(method)
+    return [replace(one, steps=round(by * steps), sending=_ROUNDS if by == SHARES[-1] else 0) for by in shares]
 
 
 def jobs(scenario: str, steps: int) -> list[Job]:
     """Seed by seed: a machine's speed drifts, and what is compared should see the same minutes."""
-    return [
-        job(scenario, method, seed, share, steps)
-        for seed in range(SEEDS)
-        for method in METHODS
-        if seed in seeds_of(method)
-        for share in shares_of(method)
-    ]
+    pairs = [(seed, method) for seed in range(SEEDS) for method in METHODS if seed in seeds_of(method)]
+    return [job for seed, method in pairs for job in jobs_of(scenario, method, seed, steps)]
 
 
 def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
@@ -135,10 +115,7 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
     """
     rows = []
     for method in METHODS:
-        found = [
-            [results.find(job(scenario, method, seed, share, steps)) for share in shares_of(method)]
-            for seed in seeds_of(method)
-        ]
+        found = [[results.find(job) for job in jobs_of(scenario, method, seed, steps)] for seed in seeds_of(method)]
         if not all(result for some in found for result in some):
             return None
         curves = [[(whole_s(one["recordings"]), one["recordings"][0]["loss"]) for one in some] for some in found]
@@ -146,14 +123,14 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
         common = shares_of(method).index(SHARES[-1])
         runs = [some[common]["recordings"] for some in found]
         plans = [alike[0]["geo"]["plan"] for alike in runs]
-        periods = sorted({plan["period"] for plan in plans})
+        periods = [plan["period"] for plan in plans]
         sending = [fmean(one["sending_s"] for one in alike) for alike in zip(*runs, strict=True)]
         rows.append(
             {
                 "method": method,
-                "sends": words_of(plans[0]),
-                "exchange": plans[0]["exchange"] + (f" ({plans[0]['hub']})" if plans[0]["exchange"] == "hub" else ""),
-                "periods": " to ".join(map(str, dict.fromkeys((periods[0], periods[-1])))),
+                "sends": str(Plan.from_json(json.dumps(plans[0])).averaging),
+                "exchange": plans[0]["exchange"],
+                "periods": f"{min(periods)} to {max(periods)}",
                 "step_s": fmean(max(late_step_s(one["boundaries"]) for one in alike) for alike in runs),
                 "loss": curve[common][1],
                 "curve": curve,
@@ -170,11 +147,6 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
     return rows
 
 
-def words_of(plan: Mapping) -> str:
-    """What a plan sends, in a few words."""
-    return str(Plan.from_json(json.dumps(plan)).averaging)
-
-
 def late_step_s(boundaries: Sequence[float]) -> float:
     """Seconds per step over the second half, when planning is long over."""
     half = len(boundaries) // 2
@@ -186,9 +158,7 @@ def draw(folder: Path, by_scenario: Mapping[str, Sequence[Mapping]], _: Store) -
     from benchmarks.pictures import draw_over_seconds
 
     panels = {
-        name: [
-            (row["method"], _SHOWN[row["method"]], "-", row["curve"], None) for row in rows if row["method"] in _SHOWN
-        ]
+        name: [(row["method"], None, "-", row["curve"], None) for row in rows if len(row["curve"]) > 1]
         for name, rows in by_scenario.items()
     }
     target = {name: rows[0]["curve"][-1][1] for name, rows in by_scenario.items()}
@@ -203,22 +173,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.steps < LEAST_STEPS:
         parser.error(f"--steps {options.steps}: must be at least {LEAST_STEPS}.")
-
-    def found(results: Store) -> dict[str, list[dict]]:
-        every = {name: figures(name, options.steps, results) for name in SCENARIOS}
-        return {name: rows for name, rows in every.items() if rows}
-
-    study = Study(
-        name="unequal",
-        command="python -m benchmarks.unequal" + (f" --steps {options.steps}" if options.steps != STEPS else ""),
-        jobs=lambda _: [
-            one for name in ([options.only] if options.only else SCENARIOS) for one in jobs(name, options.steps)
-        ],
-        figures=found,
-        tables=lambda every: [Table.of(f"four sites, {name}", COLUMNS, rows) for name, rows in every.items()],
+    wanted = [one for name in SCENARIOS if options.only in (None, name) for one in jobs(name, options.steps)]
+    return run_study(
+        "unequal",
+        options,
+        jobs=lambda _: wanted,
+        figures=lambda store: {name: rows for name in SCENARIOS if (rows := figures(name, options.steps, store))},
+        tables=lambda every: [Table(f"four sites, {name}", COLUMNS, rows) for name, rows in every.items()],
         draw=draw,
     )
-    return run_study([study], options)
 
 
 if __name__ == "__main__":

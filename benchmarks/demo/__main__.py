@@ -99,7 +99,7 @@ def demonstrate(demo: Demo, results: Path, console: Console) -> dict:
         | {f"over_{one}": summary[f"speedup_over_{one}"][method] for one in ("ddp", "local_sgd")}
         for method, name in METHODS.items()
     ]
-    table = Table.of(link, COLUMNS, rows)
+    table = Table(link, COLUMNS, rows)
     (results / "table.md").write_text(table.markdown())
 
     console.print(table.rich(bold="geo_accel"))

@@ -32,15 +32,14 @@ _STARTING_S = 20.0
 _ENDING_S = 20.0
 
 
+_JOB = Job(setting=DEMO, method="geo", data="documentation", rate=5e-4, steps=70, warmup=14, windows=2, seed=42)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
     """What is trained, and for how long."""
 
-    job: Job = field(
-        default_factory=lambda: Job(
-            setting=DEMO, method="geo", data="documentation", rate=5e-4, steps=70, warmup=14, windows=2, seed=42
-        )
-    )
+    job: Job = _JOB
     """geo_accel's: in the first ten steps it measures and plans."""
     turns: int = 28
     """How often no communication and geo_accel take turns, a period each, for their step times."""
@@ -144,17 +143,13 @@ def targets(figures: Mapping[str, Mapping], checks: Sequence[tuple[int, float]])
 
     All are shares of what no network at all gives, so that they mean the same on fast and on slow machines.
     """
-    geo, steps = figures["geo"], checks[-1][0]
-    learnt = reach(checks, geo["eval_loss"])
-    share, efficiency = (steps if learnt is None else learnt) / steps, geo["efficiency"]
+    steps, learnt = checks[-1][0], reach(checks, figures["geo"]["eval_loss"])
+    share, efficiency = (steps if learnt is None else learnt) / steps, figures["geo"]["efficiency"]
+    both = "both: time to that loss, DDP's without a network per geo_accel's"
     return [
         Goal(name="efficiency: speed, as a share of no network's", wanted=0.95, measured=efficiency),
         Goal(name="learning: DDP's steps to geo_accel's loss, per step", wanted=0.85, measured=share),
-        Goal(
-            name="both: time to that loss, DDP's without a network per geo_accel's",
-            wanted=0.85,
-            measured=efficiency * share,
-        ),
+        Goal(name=both, wanted=0.85, measured=efficiency * share),
     ]
 
 
@@ -165,39 +160,21 @@ def summarise(demo: Demo, sizes: Mapping[str, int], course: Course, place: Mappi
     """
     figures, geo, job = course.figures, course.sites("geo")[0], demo.job
     checks = course.sites("ddp")[0]["checks"]
-
-    def by_method(name: str) -> dict:
-        return {method: one[name] for method, one in figures.items()}
-
-    efficiency = by_method("efficiency")
+    names = {"step_s": "step_s", "efficiency": "efficiency", "eval_loss": "eval_loss", "wan_bytes_per_step": "sent"}
+    names |= {"efficiency_by_turn": "efficiencies"}
+    found = {name: {method: one[key] for method, one in figures.items()} for name, key in names.items()}
+    for other in ("ddp", "local_sgd"):
+        per = {method: share / found["efficiency"][other] for method, share in found["efficiency"].items()}
+        found[f"speedup_over_{other}"] = per
+    tokens = job.setting.tokens_per_step(job.sites)
     return {
-        "step_s": by_method("step_s"),
-        "efficiency": efficiency,
-        "eval_loss": by_method("eval_loss"),
-        "wan_bytes_per_step": by_method("sent"),
+        **found,
         "plan": course.plan,
-        "speedup_over_ddp": {method: value / efficiency["ddp"] for method, value in efficiency.items()},
-        "speedup_over_local_sgd": {method: value / efficiency["local_sgd"] for method, value in efficiency.items()},
-        "targets": [
-            {"name": one.name, "wanted": one.wanted, "measured": one.measured, "held": one.held}
-            for one in targets(figures, checks)
-        ],
+        "targets": [asdict(one) | {"held": one.held} for one in targets(figures, checks)],
         "ddp_eval_loss_by_step": checks,
         "step_s_quartiles": {method: [one["low_s"], one["high_s"]] for method, one in figures.items()},
-        "efficiency_by_turn": by_method("efficiencies"),
         "geo": {key: value for key, value in geo["geo"].items() if key != "plan"},
-        "setting": {
-            **asdict(job.setting),
-            "steps": len(geo["losses"]),
-            "warmup": job.warmup,
-            "turns": demo.turns,
-            "sites": job.sites,
-            "bandwidth_mbps": job.mbps[0],
-            "learning_rate": job.rate,
-            "seed": job.seed,
-            "tokens_per_step": job.setting.tokens_per_step(job.sites),
-            **sizes,
-        },
+        "setting": asdict(demo) | {"steps": len(geo["losses"]), "tokens_per_step": tokens, **sizes},
         "runs": [
             {"method": method, "began_s": course.began_s[method]}
             | {key: result[key] for key in ("duration_s", "link_mbps")}

@@ -15,11 +15,7 @@ from geo_accel.version import __version__
 
 # glibc gives memory back to the system and takes it again in every step, some thousand pages, more or fewer by chance:
 # runs of one kind differed by 8 % in step time, and differ by 1 % with an allocator that keeps what it has.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**26)}
 
 
 def steady(**more: str) -> dict[str, str]:
@@ -51,8 +47,9 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def provenance(command: str) -> dict:
+def provenance() -> dict:
     """Where figures come from: said in every file of results."""
+    command = " ".join(["python", *sys.orig_argv[1:]])
     return {"date": now(), "command": command, "machine": machine(), "code": code_digest()}
 
 

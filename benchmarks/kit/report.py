@@ -2,7 +2,7 @@
 """What a study says: tables for the terminal and in Markdown, a file of figures, pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -12,53 +12,34 @@ from rich.table import Table as RichTable
 from benchmarks.kit.environment import provenance
 from benchmarks.kit.store import write_json
 
+_WORDS = ("method", "case", "codec", "target")
+"""Headings of columns that are aligned to the left."""
 
-@dataclass(slots=True, kw_only=True)
+
 class Table:
     """One table. A column that is empty in every row is left out: a quick study shows only what it can show."""
 
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: Sequence[str] = field(default_factory=lambda: ("method", "case", "codec", "target"))
-    """Headings of columns that are aligned to the left."""
-
-    def __post_init__(self) -> None:
-        told = [any(row[column] for row in self.rows) for column in range(len(self.headings))]
-        kept = [column for column, any_row in enumerate(told) if any_row] or range(len(self.headings))
-        self.headings = [self.headings[column] for column in kept]
-        self.rows = [[row[column] for column in kept] for row in self.rows]
-
-    @classmethod
-    def of(cls, title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> "Table":
+    def __init__(self, title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> None:
         """`columns` has by heading how `str.format` shows a row; what a row lacks, or has as None, stays empty."""
-        return cls(
-            title=title,
-            headings=tuple(columns),
-            rows=[[_cell(form, row) for form in columns.values()] for row in rows],
-        )
+        cells = {heading: [_cell(form, row) for row in rows] for heading, form in columns.items()}
+        kept = {heading: column for heading, column in cells.items() if any(column)}
+        self.title, self.headings = title, list(kept)
+        self.rows = [list(row) for row in zip(*kept.values(), strict=True)]
 
     def rich(self, bold: str = "") -> RichTable:
-        """For the terminal; the row that begins with `bold` stands out. Headings in two lines, or 80 columns would not
-        do."""
-        table = RichTable(
-            title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-        )
+        """For the terminal, headings in two lines, or 80 columns would not do; the row of `bold` stands out."""
+        table = RichTable(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for heading in self.headings:
-            left = heading in self.words
-            table.add_column("\n".join(heading.split(" ", 1)), justify="left" if left else "right", overflow="fold")
+            side = "left" if heading in _WORDS else "right"
+            table.add_column("\n".join(heading.split(" ", 1)), justify=side, overflow="fold")
         for row in self.rows:
             table.add_row(*row, style="bold" if bold and row[0] == bold else None)
         return table
 
     def markdown(self) -> str:
-        """For docs/."""
-        return as_markdown(self.headings, self.rows)
-
-
-def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """For pages."""
+        lines = [self.headings, ["---"] * len(self.headings), *self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(form: str, row: Mapping[str, object]) -> str:
@@ -92,14 +73,14 @@ def goals_table(title: str, goals: Sequence[Goal]) -> Table:
         for one in goals
         if one.measured is not None
     ]
-    return Table.of(title, columns, words)
+    return Table(title, columns, words)
 
 
-def report(folder: Path, command: str, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:
+def report(folder: Path, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:
     """Prints `tables` and writes them with their `figures` into `folder`; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         console.print(table.rich())
-    write_json(folder / "results.json", {"provenance": provenance(command), "figures": figures}, indent=1)
+    write_json(folder / "results.json", {"provenance": provenance(), "figures": figures}, indent=1)
     (folder / "table.md").write_text("\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables))
     return [folder / "results.json", folder / "table.md"]

@@ -47,9 +47,8 @@ def run_batch(
     output = _Output(first.sites, on_step)
     with tempfile.TemporaryDirectory() as folder:
         batch = Path(folder, "batch.json")
-        batch.write_text(
-            json.dumps({"store": str(store.folder), "jobs": {key: asdict(job) for key, job in keys.items()}})
-        )
+        told = {key: asdict(job) for key, job in keys.items()}
+        batch.write_text(json.dumps({"store": str(store.folder), "jobs": told}))
         command = [sys.executable, "-m", "benchmarks.kit.worker", "--batch", str(batch)]
         command += ["--save", str(save.resolve())] if save is not None else []
         extra = {"GEO_ACCEL_TRACE": str(trace)} if trace is not None else {}
@@ -57,27 +56,23 @@ def run_batch(
             # Ranks of one machine share memory in DeepSpeed, which here would be the network.
             extra |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
         extra["ACCELERATE_USE_CPU"] = str(first.place != "gpu").lower()
-        lab = Lab(command, sites_of(first), env=steady(**extra), cwd=ROOT, grace_s=15.0)
+        # On loopback, where no network is asked for, sites are not shaped.
+        how = {"bandwidth_mbps": first.mbps, "downlink_mbps": first.down_mbps or None}
+        sites = make_sites(first.sites, **(how if first.place == "lab" else {"shaping": False}))
+        lab = Lab(command, sites, env=steady(**extra), cwd=ROOT, grace_s=15.0)
         done = lab.run(timeout_s=_STARTING_S + _LONGEST_JOB_S * len(jobs), on_output=output.take)
         results = [_result(job, key, Path(folder), done) for key, job in keys.items()]
     for job, result in zip(jobs, results, strict=True):
-        if result is not None and "refused" not in result:
-            store.save(job, result)
+        if result is None or "refused" in result:
+            continue
+        if len({one["weights"] for one in result["recordings"]}) != 1:
+            raise RunFailed(f"{name}, {job.method}: the sites do not hold the same model after their average.")
+        store.save(job, result)
     if done.stopped_by is not None or done.exit_code:
         failed = [f"{site.name} ended with {site.exit_code}" for site in done.sites if site.exit_code]
         reason = f"stopped by {done.stopped_by}" if done.stopped_by else ", ".join(failed)
         raise RunFailed(f"{name} failed: {reason}.\n{output.ends()}")
-    for job, result in zip(jobs, results, strict=True):
-        if "refused" not in result and len({one["weights"] for one in result["recordings"]}) != 1:
-            raise RunFailed(f"{name}, {job.method}: the sites do not hold the same model after their average.")
     return results
-
-
-def sites_of(job: Job) -> list:
-    """The lab's sites for a job; without shaping where it is not the lab that is asked for."""
-    if job.place != "lab":
-        return make_sites(job.sites, shaping=False)
-    return make_sites(job.sites, bandwidth_mbps=job.mbps, downlink_mbps=job.down_mbps or None)
 
 
 def _result(job: Job, key: str, folder: Path, done: LabResult) -> dict | None:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -24,22 +23,6 @@ RESULTS = Path("runs")
 _BATCH = 10
 """Jobs per start of the processes, which takes seconds, where no clock matters."""
 _LAB_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """What `run_study` needs to know."""
-
-    name: str
-    """Also the folder of its report, below the results."""
-    command: str
-    jobs: Callable[[Store], Sequence[Job]]
-    """The jobs that are known so far, first ones first: results may decide about further ones."""
-    figures: Callable[[Store], object]
-    """What the results say, ready for JSON; None where there is nothing to say yet."""
-    tables: Callable[[object], Sequence[Table]]
-    draw: Callable[[Path, object, Store], Sequence[Path]] = lambda folder, figures, store: ()
-    """Makes pictures below a folder."""
 
 
 class Campaign:
@@ -60,7 +43,7 @@ class Campaign:
             whole, steps = bars.add_task(name, total=None), bars.add_task("steps", total=None)
             while True:
                 make_materials(jobs(self._store), self._store, lambda done: bars.update(steps, completed=done))
-                known = jobs(self._store)
+                known = list(dict.fromkeys(jobs(self._store)))
                 missing = [job for job in known if not self._settled(job)]
                 bars.update(whole, total=len(known), completed=len(known) - len(missing))
                 if not missing:
@@ -69,9 +52,7 @@ class Campaign:
                 count = sum(job.sites for batch in batches for job in batch)
                 began = time.monotonic()
                 if self._until is not None and began + self._pace_s * count > self._until:
-                    self._console.print(
-                        "the time is over before everything was run: the same command goes on from here"
-                    )
+                    self._console.print("the time was over before everything was run: the command goes on from here")
                     return False
                 bars.reset(steps, total=sum(job.steps for batch in batches for job in batch) or None)
                 with ThreadPoolExecutor(len(batches)) as pool:
@@ -100,12 +81,12 @@ class Campaign:
             self._failures = self._failures + 1 if len(missing) == len(batch) else 0
             if self._failures > 1 or batch[0].place == "lab":
                 raise
+            results = []
             if missing:
-                last = str(error).splitlines()[-1]
-                self._leave_out(missing[0], f"failed: {last}")
-            return
-        self._failures = 0
-        for job, result in zip(batch, results, strict=True):
+                self._leave_out(missing[0], f"failed: {str(error).splitlines()[-1]}")
+        else:
+            self._failures = 0
+        for job, result in zip(batch, results, strict=False):
             if "refused" in result:
                 self._leave_out(job, result["refused"])
 
@@ -141,29 +122,33 @@ def arguments_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_study(studies: Sequence[Study], options: argparse.Namespace, console: Console | None = None) -> int:
-    """Runs and reports each; returns the exit code: 1 where something failed or nothing was run, 130 after Ctrl-C."""
-    console, name = console or Console(), studies[0].name
+def run_study(
+    name: str,
+    options: argparse.Namespace,
+    jobs: Callable[[Store], Sequence[Job]],
+    figures: Callable[[Store], object],
+    tables: Callable[[object], Sequence[Table]],
+    draw: Callable[[Path, object, Store], Sequence[Path]] = lambda folder, figures, store: (),
+) -> int:
+    """Runs what is missing and reports into a folder of that `name`; returns the exit code: 1 where something failed
+    or nothing was run, 130 after Ctrl-C.
+
+    `jobs` are those known so far, first ones first: results may decide about further ones. `figures` are ready for
+    JSON, empty where there is nothing to say yet; `tables` and pictures, which `draw` makes below a folder, show them.
+    """
+    console, store, folder = Console(), Store(options.results / "jobs"), options.results / name
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        store, said = Store(options.results / "jobs"), False
-        campaign = Campaign(store, console, options.minutes)
-        for study in studies:
-            if options.minutes == 0 or not any(job.place == "lab" for job in study.jobs(store)):
-                reason = None
-            elif (reason := why_unavailable()) is not None:
+        if options.minutes != 0 and any(job.place == "lab" for job in jobs(store)):
+            reason = why_unavailable()
+            if reason is not None:
                 raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")
-            complete = campaign.run(study.name, study.jobs)
-            figures = study.figures(store)
-            if figures:
-                folder, said = options.results / study.name, True
-                files = report(folder, study.command, figures, study.tables(figures), console)
-                files += study.draw(folder, figures, store)
-                console.print(f"written: {', '.join(map(str, files))}", highlight=False)
-            if not complete:
-                break
-        if not said:
+        Campaign(store, console, options.minutes).run(name, jobs)
+        found = figures(store)
+        if not found:
             raise ValueError("there are no results yet: give it more --minutes.")
+        files = [*report(folder, found, tables(found), console), *draw(folder, found, store)]
+        console.print(f"written: {', '.join(map(str, files))}", highlight=False)
     except (RunFailed, ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 from time import perf_counter
+from timeit import timeit
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from torch import nn
 
 from benchmarks.kit.job import Job, window
 from benchmarks.kit.material import Material
-from benchmarks.kit.methods import Trainee, average_over_sites, bytes_sent, digest, trainee
+from benchmarks.kit.methods import average_over_sites, bytes_sent, digest, trainee
 from benchmarks.kit.sending import sending_seconds
 from benchmarks.kit.store import write_json
 from benchmarks.kit.training import held_out_loss
@@ -28,22 +29,6 @@ from geo_accel.profile.device import device_name
 
 # Twice what guessing a byte costs: from there no run comes back.
 _HOPELESS = 12.0
-
-
-class Marks:
-    """What is noted at every step boundary."""
-
-    def __init__(self) -> None:
-        self.boundaries: list[float] = []
-        """`perf_counter` at the start of the first step and at the end of each: one clock for all sites."""
-        self.sent: list[int] = []
-        """Bytes that have left the site's interface until then."""
-        self.paused_s = 0.0
-        """Seconds between steps that `boundaries` leave out."""
-
-    def mark(self) -> None:
-        self.boundaries.append(perf_counter() - self.paused_s)
-        self.sent.append(bytes_sent())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,10 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         material = Material(job, Path(batch["store"]))
         bare = material.model()
         try:
-            if job.method == "turns":
-                record = take_turns(job, material, accelerator, bare)
-            else:
-                record = train(job, material, accelerator, bare)
+            record = (take_turns if job.method == "turns" else train)(job, material, accelerator, bare)
         except ValueError as error:  # GeoSync's: every site refuses what one refuses
             record = {"refused": " ".join(str(error).split())}
         record |= {"device": device_name(accelerator.device)}
@@ -87,85 +69,64 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Module) -> dict:
-    """One run: boundaries, bytes, losses, and the held-out loss of the model averaged over sites.
+    """One run. `boundaries` are `perf_counter` at the start of the first step and the end of each, one clock for all
+    sites; `sent` the bytes that have left the site's interface until then; `loss` is the held-out loss of the model
+    averaged over sites, nats per token, None where training diverged or no loss counts.
 
     Raises ValueError where geo_accel refuses the settings.
     """
-    site, sites = accelerator.process_index, accelerator.num_processes
-    held_out = material.held_out()
-    one = trainee(
-        job,
-        accelerator,
-        bare,
-        material.batches(accelerator, site),
-        wrap="nothing" if job.method == "none" else "prepare",
-    )
-    losses: list[float] = []
-    checks: list[tuple[int, float]] = []
-    marks, diverged, first, steps = Marks(), False, {}, job.steps
+    held_out, batches = material.held_out(), material.batches(accelerator, accelerator.process_index)
+    one = trainee(job, accelerator, bare, batches, wrap="nothing" if job.method == "none" else "prepare")
+    seen = {name: [] for name in ("boundaries", "sent", "losses", "checks")}
+    diverged, first, steps, paused_s = False, {}, job.steps, 0.0
 
-    def watch(seen: torch.Tensor) -> bool:
+    def mark() -> None:
+        seen["boundaries"].append(perf_counter() - paused_s)
+        seen["sent"].append(bytes_sent())
+
+    def watch(told: torch.Tensor) -> bool:
         """Before the update, so that no site ever holds or sends what is not finite; not where time counts."""
         nonlocal diverged
-        if job.place == "lab":
-            return True
-        dist.all_reduce(seen)
-        diverged = not torch.isfinite(seen).all().item() or seen[0].item() / sites > _HOPELESS
+        if job.place != "lab":
+            dist.all_reduce(told)
+            diverged = not torch.isfinite(told).all().item() or told[0].item() / job.sites > _HOPELESS
         return not diverged
 
     sync = one.sync(job.method, job.config, job.period)
     dist.barrier()
-    marks.mark()
+    mark()
     with sync as running:
-        while len(losses) < steps and not diverged:
+        while (done := len(seen["losses"])) < steps and not diverged:
             loss = one.step(watch)
             if running is not None:
                 running.step()
-            marks.mark()
-            losses.append(round(loss.item(), 5))
+            mark()
+            seen["losses"].append(round(loss.item(), 5))
             print("step", flush=True)
-            if len(losses) == job.warmup and job.windows and job.method == "geo":
+            if done + 1 == job.warmup and job.windows and job.method == "geo":
                 # Every site has the same plan, so every site goes on for as long.
                 first = {"adopted": sync.engine.adopted, "plan": json.loads(sync.engine.plan.to_json())}
-                last = window(job.warmup, first["adopted"], first["plan"]["period"], job.windows)[1]
-                steps = max(steps, last + 1)
-            if len(losses) in job.checks:
+                steps = max(steps, window(job.warmup, first["adopted"], first["plan"]["period"], job.windows)[1] + 1)
+            if done + 1 in job.checks:  # outside of the steps' time
                 paused = perf_counter()
-                checks.append((len(losses), held_out_loss(bare, held_out)))
+                seen["checks"].append((done + 1, held_out_loss(bare, held_out)))
                 dist.barrier()
-                marks.paused_s += perf_counter() - paused
-    ended = perf_counter()
-    record = {
-        "boundaries": marks.boundaries,
-        "sent": marks.sent,
-        "losses": losses,
-        "checks": checks,
-        "ended": ended,
-        "diverged": diverged,
-        "parameters": sum(parameter.numel() for parameter in bare.parameters()),
-        "loss": None,
-    }
+                paused_s += perf_counter() - paused
+    parameters = sum(parameter.numel() for parameter in bare.parameters())
+    record = {**seen, "ended": perf_counter(), "parameters": parameters, "loss": None}
     if job.method == "geo":
-        engine = sync.engine
-        record["geo"] = {**sync.summary(), "adopted": engine.adopted, **first}
+        record["geo"] = {**sync.summary(), "adopted": sync.engine.adopted, **first}
     if job.method == "none":
         average_over_sites(bare)
     record["weights"] = digest(bare)
     if held_out is not None and not diverged:
         loss = held_out_loss(bare, held_out)
-        record |= {"loss": loss if loss < _HOPELESS else None}
+        record["loss"] = loss if loss < _HOPELESS else None
     # What follows changes the model.
-    record["quiet_s"] = [quiet_step(one) for _ in range(job.quiet)]
+    record["quiet_s"] = [timeit(one.step, number=1) for _ in range(job.quiet)]
     if job.sending:
-        record["sending_s"] = sending_seconds(job.sending, one, engine.plan, Path(accelerator.project_dir))
+        record["sending_s"] = sending_seconds(job.sending, one, sync.engine.plan, Path(accelerator.project_dir))
     return record
-
-
-def quiet_step(one: Trainee) -> float:
-    """Seconds of a step without communication."""
-    begin = perf_counter()
-    one.step()
-    return perf_counter() - begin
 
 
 if __name__ == "__main__":

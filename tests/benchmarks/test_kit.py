@@ -117,8 +117,9 @@ class TestStore:
 
 class TestReport:
     def test_what_no_row_has_is_not_printed(self):
-        table = Table(title="t", headings=("case", "loss", "±"), rows=[("a", "1", ""), ("b", "", "")])
-        assert table.markdown() == "| case | loss |\n| --- | --- |\n| a | 1 |\n| b |  |\n"
+        columns = {"case": "{name}", "loss": "{loss:.1f}", "± loss": "{spread:.1f}"}
+        table = Table("t", columns, [{"name": "a", "loss": 1.0, "spread": None}, {"name": "b"}])
+        assert table.markdown() == "| case | loss |\n| --- | --- |\n| a | 1.0 |\n| b |  |\n"
         assert len(table.rich().columns) == 2
 
     def test_a_share_has_left_when_enough_is_counted(self):
@@ -174,7 +175,7 @@ def test_a_tiny_campaign(tmp_path, monkeypatch):
     turns = replace(synced, method="turns", turns=Turns(count=2, others=("ddp", "local_sgd"), shared=False))
     refused = replace(synced, config={"compression": {"codec": "int9"}})
     whole = replace(synced, sending=2)
-    jobs = [job, local, synced, apart, turns, refused, whole]
+    jobs = [job, local, synced, apart, turns, refused, whole, job]
     store = Store(tmp_path)
     campaign = Campaign(store, Console(quiet=True))
     assert campaign.run("tiny", lambda _: jobs)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks import clock, loss, prediction, unequal
+from benchmarks import clock, loss, prediction, turns, unequal
 from benchmarks.kit.figures import loss_curve, reach, step_s, whole_s
 from benchmarks.kit.report import Table
 from benchmarks.penalty import penalty_table
@@ -65,9 +65,8 @@ class TestLoss:
 
     def test_names_and_jobs_are_unique_and_every_part_has_its_reference(self, parts):
         cases = [case for part in parts.values() for case in part.cases]
-        assert len({case.job.key(dict.fromkeys(("texts", "start"), "")) for case in cases}) == len(
-            {(case.name, case.job.setting, case.job.pretrained, case.job.kinds, case.job.own) for case in cases}
-        )
+        names = {(case.name, case.job.setting, case.job.pretrained, case.job.kinds, case.job.own) for case in cases}
+        assert len({case.job.key({"texts": "", "start": ""}) for case in cases}) == len(names)
         for part in (*parts.values(), *loss.quick_parts().values()):
             assert [case.name for case in part.cases].count("DDP") == 1
             assert len({case.name for case in part.cases}) == len(part.cases)
@@ -77,12 +76,12 @@ class TestLoss:
     def test_each_is_taken_at_its_own_best_rate_and_compared_by_seed(self, parts, results):
         reference, row = loss.rows_of(parts["finetune"], results)
         assert (reference["rate"], reference["loss"], reference["gap"]) == (4e-3, pytest.approx(2.0), None)
-        table = Table.of("", loss.COLUMNS, [reference, row])
+        table = Table("", loss.COLUMNS, [reference, row])
         assert table.rows[1] == ["geo H=8 int8", "0.002", "2.0393", "0.1957", "+2.00%", "1.00%", "3", "1", "2"]
         # What a single seed cannot show is not printed.
         for job in [job for job in results.made if job.seed]:
             del results.made[job]
-        single = Table.of("", loss.COLUMNS, loss.rows_of(parts["finetune"], results))
+        single = Table("", loss.COLUMNS, loss.rows_of(parts["finetune"], results))
         assert single.headings == ["case", "rate", "loss", "gap", "seeds", "kB/step"]
 
     def test_what_was_refused_or_diverged_says_so(self, parts, results):
@@ -92,11 +91,10 @@ class TestLoss:
         remarks = {row["name"]: row["remark"] for row in loss.rows_of(parts["finetune"], results)}
         assert remarks["geo H=2 int8"] == "not in this version" and remarks["geo H=4 int8"] == "diverged at every rate"
 
-    def test_the_penalty_table_has_gaps_and_what_codecs_and_delays_add(self, parts, results):
+    def test_the_penalty_table_has_gaps_and_what_codecs_and_delays_add(self, parts, results, tmp_path):
         names = ("int4", "bf16", "topk 1 %, rest in weights", "int8, delay 4")
-        made = dict(
-            zip(case(parts["codecs"], *(f"geo H=8 {name}" for name in names)), (1.05, 1.0, 1.1, 1.06), strict=True)
-        )
+        codecs = case(parts["codecs"], *(f"geo H=8 {name}" for name in names))
+        made = dict(zip(codecs, (1.05, 1.0, 1.1, 1.06), strict=True))
         made[case(parts["finetune"], "geo H=4 int8, outer (0.9, 0.3)")[0]] = 1.015
         for one, factor in made.items():
             results.add(one.at(2e-3, 0), 2.0 * factor, geo={"wan_bytes": 1})
@@ -104,29 +102,20 @@ class TestLoss:
         for one, value in zip(large, (1.0, 1.1, 1.21), strict=True):
             for seed in range(2):
                 results.add(one.at(1e-3, seed), value, geo={"wan_bytes": 1})
-        rows = {
-            name: [(loss.case_of(part, row).kind, row) for row in loss.rows_of(part, results)]
-            for name, part in parts.items()
-        }
+        rows = {name: loss.rows_of(part, results) for name, part in parts.items()}
+        (picture,) = loss.draw(tmp_path, rows, results)
+        assert picture.stat().st_size > 10_000
         table = penalty_table(rows, {"date": "today"})
         assert table["version"] == 2 and table["provenance"] == {"date": "today"}
         four, eight = table["base"]
-        assert four == {
-            "sites": 2,
-            "period": 4,
-            "outer": {"lr": 0.9, "momentum": 0.3},
-            "penalty": pytest.approx(0.015),
-            "spread": None,
-            "seeds": 1,
-        }
+        assert (four["sites"], four["period"], four["outer"]) == (2, 4, {"lr": 0.9, "momentum": 0.3})
+        assert (four["penalty"], four["spread"], four["seeds"]) == (pytest.approx(0.015), None, 1)
         assert eight["penalty"] == pytest.approx(0.02) and eight["seeds"] == 3
         # bf16 came out better than int8, which is noise; int4 beside int8 with the same seed, whose gap is 1 %.
-        assert table["codec"] == {
-            "bf16": 0,
-            "int8": 0,
-            "int4": pytest.approx(0.04),
-            "topk": [[0.01, pytest.approx(0.09)]],
-        }
+        assert table["codec"]["bf16"] == table["codec"]["int8"] == 0
+        assert table["codec"]["int4"] == pytest.approx(0.04) and table["codec"]["topk"] == [
+            [0.01, pytest.approx(0.09)]
+        ]
         assert table["delay"] == [[1 / 8, 0], [0.5, pytest.approx(0.05)]]
         (beside,) = table["large"]
         assert (beside["period"], beside["outer"], beside["seeds"]) == (12, {"lr": 0.8, "momentum": 0.6}, 2)
@@ -229,7 +218,7 @@ class TestUnequal:
         assert rows["int8"]["speedup"] == pytest.approx(602 / 27) and rows["int8"]["step_s"] == pytest.approx(0.5)
         assert rows["int4"]["to_target"] == "never never never" and rows["int4"]["speedup"] is None
         assert baseline["loss"] == pytest.approx(2) and rows["auto"]["loss"] == pytest.approx(-3)
-        assert rows["auto"]["exchange"] == "hub (1)" and rows["auto"]["sends"] == "bf16"
+        assert rows["auto"]["exchange"] == "hub" and rows["auto"]["sends"] == "bf16"
         (path,) = unequal.draw(tmp_path, {"slow": list(rows.values()), "slower": list(rows.values())}, results)
         assert path.stat().st_size > 10_000
 
@@ -246,14 +235,33 @@ class TestPrediction:
     def test_the_slowest_site_is_measured_and_the_link_predicts(self):
         jobs, results = prediction.jobs([8.0], [2]), Results()
         geo = {"adopted": 10, "plan": json.loads(PLAN.to_json()), "profile": json.loads(self.PROFILE.to_json())}
-        for job in jobs[1::2]:
+        for job in jobs[1:3]:
             results.add(job, 0.0, step=0.9, geo=geo, quiet_s=[0.3] * 8)
             slow = {"boundaries": [1.25 * step for step in range(job.steps + 1)], "quiet_s": [0.3] * 8}
             results.made[job]["recordings"][1] = slow
-        (row, *others) = prediction.rows(jobs, results)
-        assert not others or others[0]["period"] == 2
+        (row,) = prediction.rows(jobs, results)
         assert row["predicted_s"] == pytest.approx(1.0) and row["measured_s"] == pytest.approx(1.25)
         assert row["error"] == pytest.approx(-0.2) and row["compute_s"] == pytest.approx(0.2)
         table, goals = prediction.tables([row])
         assert table.rows[0][2:] == ["2", "0.200", "1.000", "1.250", "-20.0%"]
         assert [line[-1] for line in goals.rows] == ["NO", "NO"]
+
+
+class TestTurns:
+    def test_each_turn_is_compared_with_itself_on_the_slower_site(self):
+        """A machine that gets slower in the course of the run changes nothing, nor does one disturbed turn."""
+        moods, plan = (0.3, 0.33, 0.4, 0.45), {"period": 9, "codec": "int4", "delay": 1, "reason": "r"}
+        fast = [{"none": 0.95 * mood, "geo": 0.9 * mood} for mood in moods] + [{"none": 0.3, "geo": 1.0}]
+        slow = [{"none": 0.9 * mood, "geo": mood} for mood in moods] + [{"none": 0.3, "geo": 9.0}]
+        rest = {"sent": {"none": 0.0, "geo": 2.5e5}, "peak": {}, "waited_s": 0.002, "geo": {"plan": plan}}
+        results, (both, alone) = Results(), turns.JOBS["zero"]
+        results.made[both] = {"recordings": [{"turns": fast, **rest}, {"turns": slow, **rest}]}
+        assert turns.figures([both, alone], results) is None
+        results.add(alone, 0.0, step=4.0, sent=[10**9] * alone.warmup + [10**6 * step for step in range(11)])
+        none, geo, ddp = turns.figures([both, alone], results)
+        assert geo["efficiency"] == pytest.approx(0.95) and geo["step_s"] == 0.4 and geo["plan"] == plan
+        assert ddp["step_s"] == pytest.approx(4.0) and ddp["efficiency"] == pytest.approx(none["step_s"] / 4)
+        assert ddp["sent_mb"] == pytest.approx(1)
+        table = Table("zero", turns.COLUMNS, [none, geo, ddp])
+        assert "peak MiB" not in table.headings and "MB sent per step" in table.headings
+        assert table.rows[1][0].startswith("ZeRO-1 with") and "H = 9, int4, delay 1" in table.rows[1]
