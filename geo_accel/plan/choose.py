@@ -21,6 +21,7 @@ from geo_accel.plan.plan import Piece, Plan, Round
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.plan.sending import Sending
 from geo_accel.plan.timeline import Timeline, timeline
+from geo_accel.profile.link import LONG_LATENCY_S
 from geo_accel.profile.profile import Profile
 
 # Plans are made for a link that is this much of the measured one: links waver, and computing shares cores with them.
@@ -232,9 +233,12 @@ class _Maker:
 
     @property
     def _spare_s(self) -> float:
-        """Seconds that a round is let be late: where packets are lost, a timeout."""
+        """Seconds that a round is let be late: where packets are lost, a timeout; on a long line, where a window that
+        was not quite open costs part of a round trip, half of one."""
         link = self.profile.link
-        return link.timeout_s if link is not None and link.loses else 0.0
+        if link is None or not (link.loses or link.latency_s >= LONG_LATENCY_S):
+            return 0.0
+        return link.timeout_s if link.loses else link.latency_s / 2
 
     @property
     def _spare_delay(self) -> int:

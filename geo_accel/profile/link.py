@@ -21,7 +21,7 @@ _MOST_GROWTH = 8
 # Goodput that grows by more shows a connection that was still opening its window.
 _ALIKE = 1.1
 # A transfer that takes less than this many latencies beyond the first has not waited for an acknowledgement.
-_ONE_BURST = 0.7
+_ONE_BURST = 0.8
 # Where a latency takes long, so does every step of the way to the size that is wanted, and less is enough.
 _LONG_LINE_BYTES = 256 * 1024
 _OF_A_LONG_LATENCY = 0.6
