@@ -13,7 +13,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet torch==2.13.0 numpy==2.4.6 deepspeed==0.19.8 accelerate==1.15.0
+venv/bin/pip install --quiet torch==2.13.0 numpy==2.4.6 deepspeed==0.19.8 transformers==5.23.0 accelerate==1.15.0
 cat > run.py <<'EOF'
 import copy
 import sys
