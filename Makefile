@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast quality style docs clean
+.PHONY: help demo test test-fast quality style docs findings clean
 
 help:
 	@echo "make demo       compare no communication, DDP, LocalSGD and geo_accel on two emulated sites"
@@ -19,6 +19,7 @@ help:
 	@echo "make quality    check format and lint"
 	@echo "make style      apply format and lint fixes"
 	@echo "make docs       write docs/configuration.md from the settings"
+	@echo "make findings   whether what surprised us in other libraries is still so (downloads them; a minute each)"
 	@echo "make clean      remove caches and build leftovers (keeps .venv and runs/)"
 
 # torch is installed first and by exact version: a range would fetch several gigabytes of CUDA packages.
@@ -48,6 +49,14 @@ style: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m geo_accel.config.reference docs/configuration.md
+
+# Each script installs what it needs by itself. Not part of CI.
+findings:
+	@failed=0; for script in findings/*.sh; do \
+		if said=$$(bash $$script 2>&1); then echo "holds     $$script"; \
+		else failed=1; echo "$$said" | grep -m 1 '^changed:' | sed "s|^changed:|changed   $$script:|" | grep . || \
+			echo "not run   $$script: $$(echo "$$said" | tail -n 1)"; fi; \
+	done; exit $$failed
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,14 @@ def test_slices_of_all_rounds_together_are_the_whole_model(widths, slices, perio
         ranks[0].written(selection)
     for old, parameter in zip(before, net.parameters(), strict=True):
         assert torch.equal(parameter, old * 3)
+
+
+def test_parameters_that_lie_otherwise_in_memory_are_refused():
+    """Collectives add what lies at the same place, not what has the same index: findings/gloo-memory-order.sh."""
+    net = nn.Linear(2, 3)
+    net.weight.data = net.weight.data.t().contiguous().t()
+    with pytest.raises(ValueError, match="weight is not contiguous"):
+        PlainMasters(find_units(net), topology_of(1))
 
 
 def test_ranges_of_neighbours_are_merged():
