@@ -3,26 +3,39 @@
 
 Steps of a known length (`geo_accel.testing.pace_worker`) on two emulated sites, for each line a one-way latency in ms
 and a loss in percent. Efficiency is the steps' own time over what they took, once with and once without the steps
-before the plan. `--package` runs another checkout's geo_accel, to compare with. Writes runs/long_lines/results.json.
+before the plan. `--package` runs another checkout's geo_accel, to compare with. Writes runs/long_lines/results.json
+and table.md.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.kit.environment import steady
+from benchmarks.kit.report import Table, report
+from benchmarks.kit.study import RESULTS
+from geo_accel.lab import run_sites
 from geo_accel.testing import pace_worker
 
-RESULTS = Path("runs/long_lines")
 LINES = ("0,0", "25,0", "75,0", "150,0", "25,0.1", "75,0.1", "150,0.1")
 STEP_S, VALUES, MBPS = 0.3, 4_000_000, 100
 LIMIT_S = 400
+COLUMNS = {
+    "one way ms": "{latency_ms:g}",
+    "loss %": "{loss_percent:g}",
+    "plans: H, codec, delay": "{plans}",
+    "why": "{why}",
+    "link Mbit/s": "{link_mbps:.1f}",
+    "s to plan": "{start_to_plan_s:.1f}",
+    "s of measuring": "{measuring_s:.1f}",
+    "efficiency": "{efficiency:.3f}",
+    "with the plan": "{efficiency_planned:.3f}",
+    "total s": "{total_s:.1f}",
+}
 
 
 def main() -> int:
@@ -33,27 +46,29 @@ def main() -> int:
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--package", type=Path, default=Path(), help="a checkout (default: this one)")
     options = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    results = {}
+    rows = []
     for line in options.lines:
-        latency_ms, loss_percent = line.split(",")
-        folder = (RESULTS / f"{latency_ms}-{loss_percent}").resolve()
-        # The lab is always this checkout's.
-        command = [sys.executable, "-m", "geo_accel.commands.main", "lab", "--bandwidth-mbps", str(MBPS)]
-        command += ["--latency-ms", latency_ms, "--loss-percent", loss_percent, "--", "env"]
-        command += [f"PYTHONPATH={options.package.resolve()}", sys.executable, pace_worker.__file__]
-        command += ["--steps", str(options.steps), "--step-s", str(STEP_S), "--values", str(VALUES)]
-        command += ["--out", str(folder), "--config", options.config]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT_S, check=False
+        latency_ms, loss_percent = map(float, line.split(","))
+        folder = (RESULTS / "long_lines" / line).resolve()
+        # A file, not a module: the lab is always this checkout's, geo_accel the one on the path.
+        command = [sys.executable, pace_worker.__file__, "--steps", str(options.steps), "--step-s", str(STEP_S)]
+        command += ["--values", str(VALUES), "--out", str(folder), "--config", options.config]
+        result = run_sites(
+            command,
+            bandwidth_mbps=MBPS,
+            latency_ms=latency_ms,
+            loss_percent=loss_percent,
+            env=steady(PYTHONPATH=str(options.package.resolve())),
+            timeout_s=LIMIT_S,
         )
-        if done.returncode != 0:
-            print(done.stdout.decode(errors="replace")[-3000:], file=sys.stderr)
+        if result.exit_code or result.stopped_by:
+            print(result.sites[0].output[-3000:], file=sys.stderr)
             return 1
-        results[line] = summary(json.loads((folder / "rank-0.json").read_text()))
-    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    show(results)
+        found = summary(json.loads((folder / "rank-0.json").read_text()))
+        rows.append({"latency_ms": latency_ms, "loss_percent": loss_percent, **found})
+    title = f"{MBPS} Mbit/s, steps of {STEP_S} s, {VALUES / 1e6:g} M values"
+    table = Table(title, COLUMNS, rows)
+    report(RESULTS / "long_lines", rows, [table], Console(width=180))
     return 0
 
 
@@ -61,47 +76,17 @@ def summary(record: dict) -> dict:
     """Figures of one run."""
     boundaries, geo = record["boundaries"], record["summary"]
     steps = [b - a for a, b in pairwise(boundaries)]
-    planned = geo["plans"][0]["step"]
-    link = geo["profile"]["links"][0] if geo["profile"] else None
+    planned, total_s = geo["plans"][0]["step"], boundaries[-1] - record["began"]
     return {
-        "total_s": boundaries[-1] - record["began"],
-        "efficiency": STEP_S * len(boundaries) / (boundaries[-1] - record["began"]),
+        "total_s": total_s,
+        "efficiency": STEP_S * len(boundaries) / total_s,
         "efficiency_planned": STEP_S * len(steps[planned:]) / sum(steps[planned:]),
-        "start_to_plan_s": geo.get("start_to_plan_s"),
-        "measuring_s": geo.get("measuring_s"),
-        "plans": geo["plans"],
-        "link": link,
-        "exposed_s": geo["exposed_s"],
+        **{key: geo.get(key) for key in ("start_to_plan_s", "measuring_s", "exposed_s", "link_mbps")},
+        "plans": "; ".join(f"{plan['period']}, {plan['codec']}, {plan['delay']}" for plan in geo["plans"]),
+        "why": geo["plans"][0]["reason"].split(":")[0],
+        "all_plans": geo["plans"],
+        "link": geo["profile"]["links"][0] if geo["profile"] else None,
     }
-
-
-def show(results: dict[str, dict]) -> None:
-    """One row for each line."""
-    table = Table(title=f"{MBPS} Mbit/s, steps of {STEP_S} s, {VALUES / 1e6:g} M values", title_justify="left")
-    for heading in (
-        "one way ms",
-        "loss %",
-        "plans: H, codec, delay",
-        "why",
-        "s to plan",
-        "all",
-        "efficiency",
-        "total s",
-    ):
-        table.add_column(heading)
-    for line, found in results.items():
-        plans = "; ".join(f"{plan['period']}, {plan['codec']}, {plan['delay']}" for plan in found["plans"])
-        to_plan = found["start_to_plan_s"]
-        table.add_row(
-            *line.split(","),
-            plans,
-            found["plans"][0]["reason"].split(":")[0],
-            f"{to_plan:.1f}" if to_plan is not None else "",
-            f"{found['efficiency']:.3f}",
-            f"{found['efficiency_planned']:.3f}",
-            f"{found['total_s']:.1f}",
-        )
-    Console(width=180).print(table)
 
 
 if __name__ == "__main__":

@@ -7,189 +7,105 @@ steps are timed without geo_accel: the machine's speed drifts, and what a step c
 after. Every run is made twice, in opposite orders. Writes runs/prediction/table.md and results.json.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, median
-from time import perf_counter
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from benchmarks.demo.setting import FULL
-from benchmarks.environment import steady
-from benchmarks.tables import as_markdown, as_table
-from geo_accel.lab import Lab, make_sites
+from benchmarks.kit.job import DEMO, Job
+from benchmarks.kit.report import Goal, Table, goals_table
+from benchmarks.kit.store import Store
+from benchmarks.kit.study import arguments_of, run_study
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.profile import Profile
 
-RESULTS = Path("runs/prediction")
-BANDWIDTHS = (30.0, 100.0, 300.0)
-PERIODS = (2, 4, 8)
+BANDWIDTHS, PERIODS = (30.0, 100.0, 300.0), (2, 4, 8)
 SCHEDULES = {"dreamddp": "backward", "stream": "stream"}
 """Schedules, and the mode that each was made for."""
-MEDIAN_GOAL, WORST_GOAL = 0.05, 0.15
-_CODEC = "bf16"
-_TIMED_STEPS = 8
-_QUIET_STEPS = 8
-_TIMEOUT_S = 900.0
+COLUMNS = {
+    "Mbit/s": "{mbps:g}",
+    "schedule / mode": "{schedule} / {mode}",
+    "H": "{period}",
+    "compute s": "{compute_s:.3f}",
+    "predicted s": "{predicted_s:.3f}",
+    "measured s": "{measured_s:.3f}",
+    "error": "{error:+.1%}",
+}
+# It measures and plans in ten; one period until what is in flight is what always is; then eight, or a period.
+_PLANNING, _TIMED, _QUIET = 12, 8, 8
+_BF16 = {"codec": "bf16"}
+
+
+def jobs(bandwidths: Sequence[float], periods: Sequence[int]) -> list[Job]:
+    cases = [(schedule, period) for period in periods for schedule in SCHEDULES]
+    job = Job(setting=DEMO, method="geo", data="random", rate=5e-4, quiet=_QUIET, series="cases")
+    return [
+        replace(
+            job,
+            mbps=(mbps,),
+            number=number,
+            steps=_PLANNING + period + max(period, _TIMED),
+            config={
+                "sync": {"mode": SCHEDULES[schedule], "schedule": schedule, "period": period},
+                "compression": _BF16,
+            },
+        )
+        for mbps in bandwidths
+        for number, order in enumerate((cases, cases[::-1]))
+        for schedule, period in order
+    ]
+
+
+def compare(result: Mapping) -> tuple[float, float, float]:
+    """Seconds per step of one run: computing alone, predicted, and measured on the slowest site."""
+    sites = result["recordings"]
+    seen = sites[0]["geo"]
+    plan = Plan.from_json(json.dumps(seen["plan"]))
+    profile = Profile.from_json(json.dumps(seen["profile"]))
+    compute_s = fmean([profile.compute_s, max(median(site["quiet_s"]) for site in sites)])
+    predicted = timeline(plan, profile.with_step(compute_s), len(sites)).step_s
+    first = seen["adopted"] + plan.period
+    periods = [[b - a for a, b in pairwise(site["boundaries"][first :: plan.period])] for site in sites]
+    return compute_s, predicted, max(median(some) / plan.period for some in periods)
+
+
+def rows(wanted: Sequence[Job], results: Store) -> list[dict]:
+    """One row per case: what `compare` says, the mean of both runs, and the relative error."""
+    runs: dict[tuple[float, str, int], list[tuple[float, float, float]]] = {}
+    for job in wanted:
+        if result := results.find(job):
+            sync = job.config["sync"]
+            runs.setdefault((*job.mbps, sync["schedule"], sync["period"]), []).append(compare(result))
+    made = []
+    for (mbps, schedule, period), found in runs.items():
+        compute_s, predicted, measured = map(fmean, zip(*found, strict=True))
+        row = {"mbps": mbps, "schedule": schedule, "mode": SCHEDULES[schedule], "period": period}
+        row |= {"compute_s": compute_s, "predicted_s": predicted, "measured_s": measured}
+        made.append(row | {"error": predicted / measured - 1})
+    return made
+
+
+def tables(found: Sequence[Mapping]) -> list[Table]:
+    errors = [abs(row["error"]) for row in found]
+    goals = [
+        Goal(name="median error, as a share", wanted=0.05, measured=median(errors), at_most=True),
+        Goal(name="worst error, as a share", wanted=0.15, measured=max(errors), at_most=True),
+    ]
+    return [Table("step time, predicted against measured", COLUMNS, found), goals_table("what was wanted", goals)]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs every case; returns the exit code: 1 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of(__doc__)
     parser.add_argument("--bandwidth-mbps", type=float, nargs="+", default=BANDWIDTHS, metavar="R")
     parser.add_argument("--periods", type=int, nargs="+", default=PERIODS, metavar="H")
-    parser.add_argument("--worker", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    cases = [(schedule, period) for period in options.periods for schedule in SCHEDULES]
-    if options.worker is not None:
-        work(options.worker, cases)
-        return 0
-    console, rows = Console(), []
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bars:
-        for mbps in options.bandwidth_mbps:
-            folder = (RESULTS / f"{mbps:g}").resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            bar = bars.add_task(f"{mbps:g} Mbit/s", total=2 * len(cases))
-            command = [sys.executable, "-m", "benchmarks.prediction", "--worker", str(folder)]
-            result = Lab(
-                [*command, "--periods", *map(str, options.periods)],
-                make_sites(FULL.sites, bandwidth_mbps=mbps),
-                env=steady(),
-            ).run(
-                timeout_s=_TIMEOUT_S,
-                on_output=lambda site, piece, bar=bar: bars.advance(bar, piece.count(b"case ") / FULL.sites),
-            )
-            if result.exit_code or result.stopped_by:
-                print(f"{mbps:g} Mbit/s failed: {[site.exit_code for site in result.sites]}", file=sys.stderr)
-                return 1
-            rows += [row | {"mbps": mbps} for row in compare(folder)]
-    (RESULTS / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "table.md").write_text(as_markdown(HEADINGS, [cells(row) for row in rows]))
-    console.print(
-        as_table("step time: predicted against measured", HEADINGS, [cells(row) for row in rows], "schedule / mode")
-    )
-    errors = [abs(row["error"]) for row in rows]
-    console.print(
-        f"median error {median(errors):.1%} (wanted at most {MEDIAN_GOAL:.0%}), worst {max(errors):.1%} "
-        f"(wanted at most {WORST_GOAL:.0%})",
-        highlight=False,
-    )
-    return 0
-
-
-def work(folder: Path, cases: list[tuple[str, int]]) -> None:
-    """One site: every case in one process, from the same weights."""
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from geo_accel import GeoSync
-
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    set_seed(FULL.seed)
-    bare = GPT2LMHeadModel(GPT2Config(**FULL.model_sizes, bos_token_id=0, eos_token_id=0))
-    start = {name: value.clone() for name, value in bare.state_dict().items()}
-    tokens = torch.randint(FULL.vocabulary, (FULL.batch, FULL.block))
-    results = []
-    for schedule, period in cases + cases[::-1]:
-        bare.load_state_dict(start)
-        optimizer = torch.optim.AdamW(bare.parameters(), lr=FULL.learning_rate)
-        model, optimizer = accelerator.prepare(bare, optimizer)
-
-        def train(model=model, optimizer=optimizer) -> None:
-            accelerator.backward(model(input_ids=tokens, labels=tokens).loss)
-            accelerator.clip_grad_norm_(model.parameters(), FULL.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        config = {
-            "sync": {"mode": SCHEDULES[schedule], "schedule": schedule, "period": period},
-            "compression": {"codec": _CODEC},
-        }
-        geo = GeoSync(accelerator=accelerator, model=model, optimizer=optimizer, config=config)
-        boundaries: list[float] = []
-        while len(boundaries) <= max(period, _TIMED_STEPS):
-            train()
-            geo.step()
-            plan = geo.engine.plan
-            # One period until what is in flight is what always is.
-            if plan is not None and geo.engine.step_count >= geo.engine.adopted + period:
-                boundaries.append(perf_counter())
-        profile = geo.engine.profile
-        geo.engine.settle()
-        geo.close()
-        quiet = []
-        for _ in range(_QUIET_STEPS):
-            begin = perf_counter()
-            train()
-            quiet.append(perf_counter() - begin)
-        results.append(
-            {
-                "schedule": schedule,
-                "period": period,
-                "boundaries": boundaries,
-                "quiet_s": median(quiet),
-                "plan": plan.to_json(),
-                "profile": profile.to_json(),
-            }
-        )
-        accelerator.free_memory()
-        print(f"case {len(results)}", flush=True)
-    (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(results))
-    accelerator.end_training()
-
-
-def compare(folder: Path) -> list[dict]:
-    """One row per case: seconds per step, predicted and measured on the slowest site, and the relative error."""
-    sites = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(FULL.sites)]
-    runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
-    for case in zip(*sites, strict=True):
-        plan, profile = Plan.from_json(case[0]["plan"]), Profile.from_json(case[0]["profile"])
-        compute_s = fmean([profile.compute_s, max(site["quiet_s"] for site in case)])
-        course = timeline(plan, profile.with_step(compute_s), FULL.sites)
-        measured = max(
-            median((b - a) / plan.period for a, b in pairwise(site["boundaries"][:: plan.period])) for site in case
-        )
-        runs.setdefault((plan.schedule, plan.period), []).append((compute_s, course.step_s, measured))
-    rows = []
-    for (schedule, period), figures in runs.items():
-        compute_s, predicted, measured = map(fmean, zip(*figures, strict=True))
-        rows.append(
-            {
-                "schedule": schedule,
-                "mode": SCHEDULES[schedule],
-                "period": period,
-                "compute_s": compute_s,
-                "predicted_s": predicted,
-                "measured_s": measured,
-                "error": predicted / measured - 1,
-            }
-        )
-    return rows
-
-
-HEADINGS = ("Mbit/s", "schedule / mode", "H", "compute s", "predicted s", "measured s", "error")
-
-
-def cells(row: dict) -> tuple[str, ...]:
-    """A row of the table, as text."""
-    return (
-        f"{row['mbps']:g}",
-        f"{row['schedule']} / {row['mode']}",
-        str(row["period"]),
-        f"{row['compute_s']:.3f}",
-        f"{row['predicted_s']:.3f}",
-        f"{row['measured_s']:.3f}",
-        f"{row['error']:+.1%}",
-    )
+    wanted = jobs(options.bandwidth_mbps, options.periods)
+    return run_study("prediction", options, lambda _: wanted, partial(rows, wanted), tables)
 
 
 if __name__ == "__main__":

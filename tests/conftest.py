@@ -1,5 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""What holds for every test: one thread per process, no network, no geo_accel variables left over from the shell.
+"""What holds for every test: one thread per process, workers from fork servers, no network, no geo_accel variables
+left over from the shell.
 
 Tests marked `lab` say why they are skipped where namespaces are not allowed.
 """
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 from geo_accel.lab import why_unavailable
+from geo_accel.testing import launch
+from geo_accel.testing.forking import ForkServers
 
 # No import above brings torch, so these still come before it; worker processes inherit all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +29,19 @@ settings.load_profile("geo_accel")
 def _no_geo_accel_variables(monkeypatch):
     for name in [name for name in os.environ if name.startswith("GEO_ACCEL_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_are_forked():
+    # Where there is CUDA, imports may ask for its devices, and a fork of who has asked can use none.
+    if os.path.exists("/dev/nvidiactl"):
+        yield
+        return
+    servers = ForkServers()
+    launch.start_worker = servers.start
+    yield
+    launch.start_worker = launch.start_python
+    servers.close()
 
 
 @pytest.fixture(scope="session")

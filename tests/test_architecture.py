@@ -26,6 +26,7 @@ LAYERS = {
     "sites": 2,
     "transport": 2,
     "wire": 2,
+    "report": 3,
     "rounds": 3,
     "sync": 4,
     "integrations": 5,

@@ -6,7 +6,6 @@ Exits with 0 whether or not the targets held, 1 if a run failed, 2 if this machi
 after Ctrl-C.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -16,22 +15,28 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from benchmarks.demo.course import compare
-from benchmarks.demo.figures import measure, targets
-from benchmarks.demo.material import make_material
-from benchmarks.demo.progress import Bars
+from benchmarks.demo.course import FULL, METHODS, QUICK, Demo, compare, summarise, targets
 from benchmarks.demo.report import draw
-from benchmarks.demo.runs import RunFailed
-from benchmarks.demo.setting import FULL, METHODS, QUICK, Setting
-from benchmarks.demo.summary import summarise
-from benchmarks.demo.tables import HEADINGS, results_table, rows, targets_table
-from benchmarks.environment import machine
-from benchmarks.tables import as_markdown
+from benchmarks.kit.environment import machine
+from benchmarks.kit.material import BLOCKS, MODEL, make_material, name_of
+from benchmarks.kit.report import Table, goals_table
+from benchmarks.kit.runner import RunFailed
+from benchmarks.kit.store import write_json
 from geo_accel.lab import why_unavailable
 
 RESULTS = Path("runs/demo")
+COLUMNS = {
+    "method": "{name}",
+    "step": "{step_s:.3f} s",
+    "efficiency": "{efficiency:.3f}",
+    "WAN per step": "{sent_mb:.2f} MB",
+    "evaluation loss": "{eval_loss:.3f}",
+    "speed / DDP": "{over_ddp:.2f} ×",
+    "/ LocalSGD": "{over_local_sgd:.2f} ×",
+}
 _PROMPT = "The class"
 # Above this load average other work takes part of the cores that the sites need.
 _QUIET_LOAD = 0.5
@@ -39,7 +44,6 @@ _QUIET_LOAD = 0.5
 
 def main() -> int:
     """Runs the demo; returns its exit code."""
-    console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     quick = os.environ.get("DEMO_QUICK", "") not in ("", "0")
     reason = why_unavailable()
@@ -47,7 +51,7 @@ def main() -> int:
         print(f"demo: this machine cannot emulate a network, and nothing is faked: {reason}", file=sys.stderr)
         return 2
     try:
-        demonstrate(QUICK if quick else FULL, RESULTS, console)
+        demonstrate(QUICK if quick else FULL, RESULTS, Console())
     except RunFailed as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -60,13 +64,13 @@ def main() -> int:
     return 0
 
 
-def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
+def demonstrate(demo: Demo, results: Path, console: Console) -> dict:
     """The whole demo, its results below the folder `results`; returns the summary.
 
     Results of an earlier demo are removed first, so that none is taken for this one's. Raises RunFailed, and
     ValueError where the lab cannot give the network that is asked for.
     """
-    began, place = time.monotonic(), machine()
+    began, place, job = time.monotonic(), machine(), demo.job
     work = results / "work"
     for folder in (work, results / "model"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,45 +78,57 @@ def demonstrate(setting: Setting, results: Path, console: Console) -> dict:
         (results / file).unlink(missing_ok=True)
     work.mkdir(parents=True)
     work = work.resolve()
-    material = make_material(setting, work)
+    make_material(job, work)
+    sizes = sizes_of(work / name_of(job))
+    link = f"{job.sites} sites at {job.mbps[0]:g} Mbit/s"
     console.print(
-        f"GPT-2 of {material.parameters / 1e6:.1f} M parameters, {setting.sites} sites at "
-        f"{setting.bandwidth_mbps:g} Mbit/s, {setting.steps} steps of {setting.tokens_per_step} tokens per method",
+        f"GPT-2 of {sizes['parameters'] / 1e6:.1f} M parameters, {link}, {job.steps} steps of "
+        f"{job.setting.tokens_per_step(job.sites)} tokens per method",
         highlight=False,
     )
-    with Bars(console) as bars:
-        course = compare(setting, work, bars, began)
+    course = compare(demo, work, console, began)
     load = place["load_average"][0]
     if load > _QUIET_LOAD:
         course.notes.append(f"this machine was busy when the demo began (load {load:.1f}): its figures are disturbed")
-    period = course.plan["period"]
-    figures = {
-        method: measure(method, course.runs[method], course.turns, setting.warmup, period) for method in METHODS
-    }
     shutil.move(work / "model", results / "model")
-    material.tokenizer.save_pretrained(results / "model")
-    summary = summarise(setting, material, course, figures, place, time.monotonic() - began)
-    (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (results / "table.md").write_text(as_markdown(HEADINGS, rows(figures)))
+    AutoTokenizer.from_pretrained(work / name_of(job) / MODEL).save_pretrained(results / "model")
+    summary = summarise(demo, sizes, course, place, time.monotonic() - began)
+    write_json(results / "summary.json", summary, indent=1)
+    rows = [
+        {"name": name, **course.figures[method], "sent_mb": summary["wan_bytes_per_step"][method] / 1e6}
+        | {f"over_{one}": summary[f"speedup_over_{one}"][method] for one in ("ddp", "local_sgd")}
+        for method, name in METHODS.items()
+    ]
+    table = Table(link, COLUMNS, rows)
+    (results / "table.md").write_text(table.markdown())
 
-    plan, geo = course.plan, summary["geo"]
-    console.print(results_table(figures, f"{setting.sites} sites, {setting.bandwidth_mbps:g} Mbit/s"))
+    console.print(table.rich(bold="geo_accel"))
+    plan = course.plan
     console.print(
         f"geo_accel's plan: period {plan['period']} (LocalSGD's too), {plan['schedule']}, {plan['codec']}, applied "
-        f"{plan['delay']} step(s) later; the exact average at the end took {geo['flush_s']:.1f} s",
+        f"{plan['delay']} step(s) later; the exact average at the end took {summary['geo']['flush_s']:.1f} s",
         highlight=False,
     )
-    console.print(targets_table(targets(figures, summary["ddp_eval_loss_by_step"])))
+    goals = targets(course.figures, summary["ddp_eval_loss_by_step"])
+    console.print(goals_table("what the demo has to show", goals).rich())
     for note in course.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     text = generate(results / "model")
     console.print(f"{results / 'model'} loads and goes on: {text!r}", highlight=False, markup=False)
-    draw(results / "report.png", setting, material.parameters, course, figures, work / "trace")
+    draw(results / "report.png", job, sizes["parameters"], course, work / "trace")
     console.print(
         f"{results / 'summary.json'} and {results / 'report.png'} written after {time.monotonic() - began:.0f} s",
         highlight=False,
     )
     return summary
+
+
+def sizes_of(material: Path) -> dict[str, int]:
+    """The model's parameters, and the blocks to train and to evaluate on."""
+    with safe_open(material / BLOCKS, "pt") as blocks:
+        counts = {split: blocks.get_slice(split).get_shape()[0] for split in ("train", "validation")}
+    parameters = AutoModelForCausalLM.from_pretrained(material / MODEL).num_parameters()
+    return {"parameters": parameters, "train_blocks": counts["train"], "eval_blocks": counts["validation"]}
 
 
 def generate(folder: Path) -> str:

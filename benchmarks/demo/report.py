@@ -5,41 +5,34 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file is drawn, no window opened
-
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from benchmarks.demo.course import Course
-from benchmarks.demo.figures import Figures, loss_curve
-from benchmarks.demo.setting import METHODS, Setting
+from benchmarks.demo.course import METHODS, Course
+from benchmarks.kit.figures import loss_curve
+from benchmarks.kit.job import Job, window
+from benchmarks.pictures import COLOURS, STYLE
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
-COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "#0072b2"}
 LINES = {"none": (0, (1, 1)), "ddp": "-", "local_sgd": (0, (5, 1.5)), "geo": "-"}
 COMPUTE = ("#56b4e9", "#a6d8f5")
 TRANSFER = ("#009e73", "#7fceb9")
 WAIT = "#cc79a7"
+_WIDTH = 8
 
 
-def draw(
-    path: Path, setting: Setting, parameters: int, course: Course, figures: Mapping[str, Figures], traces: Path
-) -> None:
+def draw(path: Path, job: Job, parameters: int, course: Course, traces: Path) -> None:
     """Draws the report into `path`; `parameters` is the model's size, `traces` the folder with geo_accel's traces."""
-    style = {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.spines.top": False}
-    with pyplot.rc_context({**style, "axes.spines.right": False}):
+    with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(11, 8.2), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
-        _bars(bars, figures)
-        _losses(losses, course, figures, setting.warmup)
-        _timeline(bottom.subplots(), setting, course, traces)
+        _bars(bars, course.figures)
+        _losses(losses, course, job.warmup)
+        _timeline(bottom.subplots(), job, course, traces)
         figure.suptitle(
-            f"Training GPT-2 ({parameters / 1e6:.1f} M parameters) on {setting.sites} sites joined at "
-            f"{setting.bandwidth_mbps:g} Mbit/s: same data, seeds and tokens for every method",
+            f"Training GPT-2 ({parameters / 1e6:.1f} M parameters) on {job.sites} sites joined at "
+            f"{job.mbps[0]:g} Mbit/s: same data, seeds and tokens for every method",
             x=0.01,
             ha="left",
             fontweight="bold",
@@ -48,31 +41,29 @@ def draw(
         pyplot.close(figure)
 
 
-def _bars(axes: Axes, figures: Mapping[str, Figures]) -> None:
-    names = list(METHODS.values())
-    steps = [figures[method].step_s for method in METHODS]
+def _bars(axes: Axes, figures: Mapping[str, Mapping]) -> None:
+    names, rows = list(METHODS.values()), [figures[method] for method in METHODS]
     spread = [
-        [max(0.0, figures[method].step_s - figures[method].low_s) for method in METHODS],
-        [max(0.0, figures[method].high_s - figures[method].step_s) for method in METHODS],
+        [max(0.0, one["step_s"] - one["low_s"]) for one in rows],
+        [one["high_s"] - one["step_s"] for one in rows],
     ]
-    axes.barh(names, steps, xerr=spread, color=[COLOURS[method] for method in METHODS], error_kw={"lw": 1})
-    for row, method in enumerate(METHODS):
-        one = figures[method]
-        text = f"  {one.step_s:.3f} s"
-        if method != "none":
-            text += f"\n  efficiency {one.efficiency:.3f}"
-        axes.text(max(one.step_s, one.high_s), row, text, va="center")
+    colours = [COLOURS[method] for method in METHODS]
+    axes.barh(names, [one["step_s"] for one in rows], xerr=spread, color=colours, error_kw={"lw": 1})
+    for place, (name, one) in enumerate(zip(names, rows, strict=True)):
+        text = f"  {one['step_s']:.3f} s"
+        text += f"\n  efficiency {one['efficiency']:.3f}" if name != METHODS["none"] else ""
+        axes.text(max(one["step_s"], one["high_s"]), place, text, va="center")
     axes.invert_yaxis()
-    axes.set_xlim(0, max(figures[method].high_s for method in METHODS) * 1.38)
+    axes.set_xlim(0, max(one["high_s"] for one in rows) * 1.38)
     axes.set_xlabel("seconds per step (median; line: quartiles of turns)")
     axes.set_title("Step time")
 
 
-def _losses(axes: Axes, course: Course, figures: Mapping[str, Figures], warmup: int) -> None:
+def _losses(axes: Axes, course: Course, warmup: int) -> None:
     for method, name in METHODS.items():
-        seconds, losses = loss_curve(course.runs[method], figures[method].step_s, warmup)
-        axes.plot(seconds, losses, color=COLOURS[method], ls=LINES[method], lw=2, label=name)
-        axes.plot(seconds[-1], losses[-1], "o", color=COLOURS[method], ms=5)
+        curve = stretched(loss_curve(course.sites(method), _WIDTH), course.figures[method]["step_s"], warmup)
+        axes.plot(*zip(*curve, strict=True), color=COLOURS[method], ls=LINES[method], lw=2, label=name)
+        axes.plot(*curve[-1], "o", color=COLOURS[method], ms=5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("seconds since the first step, at the step times on the left (logarithmic)")
@@ -82,11 +73,20 @@ def _losses(axes: Axes, course: Course, figures: Mapping[str, Figures], warmup: 
     axes.legend(frameon=False)
 
 
-def _timeline(axes: Axes, setting: Setting, course: Course, traces: Path) -> None:
-    geo, plan = course.runs["geo"].recordings[0]["geo"], course.plan
-    first, last = setting.window(geo["adopted"], plan["period"])
+def stretched(curve: list[tuple[float, float]], step_s: float, warmup: int) -> list[tuple[float, float]]:
+    """`curve`, its seconds all stretched alike, so that a step after the warm-up takes `step_s` on average.
+
+    The runs of two methods have not seen the same machine, the turns in which `step_s` was measured have.
+    """
+    took_s = curve[-1][0] - (curve[warmup - 1][0] if warmup else 0.0)
+    return [(step_s * (len(curve) - warmup) / took_s * seconds, loss) for seconds, loss in curve]
+
+
+def _timeline(axes: Axes, job: Job, course: Course, traces: Path) -> None:
+    geo, plan = course.sites("geo")[0]["geo"], course.plan
+    first, last = window(job.warmup, geo["adopted"], plan["period"])
     zero, length, ticks, labels, waited = None, 0.0, [], [], []
-    for site in range(setting.sites):
+    for site in range(job.sites):
         events = read_events(traces / f"rank-{site}.trace.json")
         steps = {number_of(event): event for event in events if event["cat"] == "step"}
         begin, end = steps[first]["ts"], steps[last + 1]["ts"]

@@ -2,7 +2,7 @@
 """DeepSpeed: its collectives stay in the site, and rounds act on the fp32 masters of every ZeRO stage."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakSet
@@ -70,7 +70,10 @@ def _with_config(session: Session, config: GeoConfig) -> Session:
 
 
 def make_engine(
-    model: DeepSpeedEngine, session: Session, after_load: Callable[[], object] = lambda: None, **facts: object
+    model: DeepSpeedEngine,
+    session: Session,
+    after_load: Callable[[], object] = lambda: None,
+    facts: Mapping[str, object] | None = None,
 ) -> Engine:
     """geo_accel's engine for a DeepSpeed engine, whose checkpoints include the sync state from now on. Collective.
 
@@ -88,7 +91,9 @@ def make_engine(
             start_from_first_site(session.control, session.transport, held)
         return held
 
-    engine = session.engine(model.module, optimizer=getattr(model, "basic_optimizer", None), masters=masters, **facts)
+    engine = session.engine(
+        model.module, optimizer=getattr(model, "basic_optimizer", None), masters=masters, facts=facts
+    )
     join_checkpoints(model, session, engine, after_load)
     return engine
 

@@ -185,7 +185,7 @@ def announce(engine: Engine, plan: Plan) -> None:
         "why": plan.reason,
     }
     took = engine.metrics()
-    if engine.profile is not None and "geo/start_to_plan_s" in took:
+    if engine.planning.profile is not None and "geo/start_to_plan_s" in took:
         rows["measured"] = (
             f"{took['geo/measuring_s']:.1f} s of waiting; {took['geo/start_to_plan_s']:.1f} s from start to plan"
         )

@@ -74,7 +74,7 @@ class GeoCallback(TrainerCallback):
         if trainer.is_deepspeed_enabled:
             from geo_accel.integrations.deepspeed import make_engine
 
-            self.engine = make_engine(trainer.model_wrapped, session, **facts)
+            self.engine = make_engine(trainer.model_wrapped, session, facts=facts)
         else:
             keep_gradients_in_site(trainer.model_wrapped, session)
             refuse_what_else_crosses(trainer.accelerator, session.topology)
@@ -82,7 +82,7 @@ class GeoCallback(TrainerCallback):
                 bare_model(trainer.model),
                 optimizer=trainer.optimizer,
                 is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
-                **facts,
+                facts=facts,
             )
         lengths = session.control.gather("counting steps per epoch", _steps_per_epoch(trainer, train_dataloader))
         self._decisions = Decisions(

@@ -75,7 +75,7 @@ def save(
         "step": step,
         "adopted": engine.adopted,
         "plan": json.loads(engine.plan.to_json()) if engine.plan else None,
-        "profile": json.loads(engine.profile.to_json()) if engine.profile else None,
+        "profile": json.loads(engine.planning.profile.to_json()) if engine.planning.profile else None,
         "config": engine.config.fingerprint(),
         "sites": _sites(engine),
         "weights": engine.masters.checksums(),

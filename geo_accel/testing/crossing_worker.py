@@ -54,7 +54,7 @@ def counted(train: Callable[[dict], None], geos: list[GeoSync], model: nn.Module
     train(first)
     for geo in geos:
         geo.engine.settle()
-    count, said, sent = settled_count(), sum(geo.engine.wan_bytes for geo in geos), world_collectives()
+    count, said, sent = settled_count(), sum(geo.engine.figures.wan_bytes for geo in geos), world_collectives()
     losses = []
     for batch in rest:
         losses.append(train(batch))
@@ -64,7 +64,7 @@ def counted(train: Callable[[dict], None], geos: list[GeoSync], model: nn.Module
     record = {
         "crossed": crossed,
         "kernel": settled_count() - count,
-        "rounds": sum(geo.engine.wan_bytes for geo in geos) - said,
+        "rounds": sum(geo.engine.figures.wan_bytes for geo in geos) - said,
         "units": [unit.name for unit in geos[0].engine.units],
         "own": fingerprint(model),
         "losses": losses,
@@ -183,8 +183,8 @@ def gathering(out: Path, dies_at: int = 0) -> dict:
                     os._exit(9)
             accelerator.gather(loss.detach())
             geo.step()
-        record = {"exposed_s": geo.engine.exposed_s, "efficiency": geo.metrics()["geo/efficiency"]}
-        record |= {"computing_s": median(geo.engine._planning._steps), "said": said}
+        record = {"exposed_s": geo.engine.figures.exposed_s, "efficiency": geo.metrics()["geo/efficiency"]}
+        record |= {"computing_s": median(geo.engine.planning._steps), "said": said}
     return record
 
 

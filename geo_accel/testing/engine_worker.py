@@ -50,7 +50,7 @@ def still_converges(settings: dict, steps: int) -> dict:
     settled = (vector(model) - wanted).abs().max().item()
     engine.flush()
     record = {"distances": distances, "settled": settled, "flushed": (vector(model) - wanted).abs().max().item()}
-    record |= {"bits": vector(model).tolist(), "anchor": engine.anchor.tolist(), "bytes": engine.wan_bytes}
+    record |= {"bits": vector(model).tolist(), "anchor": engine.anchor.tolist(), "bytes": engine.figures.wan_bytes}
     engine.close()
     return record
 
@@ -75,7 +75,7 @@ def moving(settings: dict, steps: int) -> dict:
         "bits": vector(model).tolist(),
         "anchors_before": anchors_before.tolist(),
         "error": (vector(model) - begin - site_mean(session, drift)).abs().max().item(),
-        "bytes": engine.wan_bytes,
+        "bytes": engine.figures.wan_bytes,
         "buffer": statistics.tolist(),
         "buffer_wanted": sum(range(len(session.topology.sites))) / len(session.topology.sites),
     }

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from geo_accel.integrations.session import Session
+from geo_accel.masters import Selection
 from geo_accel.sync.engine import Engine
-from geo_accel.sync.masters import Selection
 from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
 
 
@@ -77,9 +77,9 @@ def by_hand() -> dict:
     engine.flush()
     engine.step()
     engine.settle()
-    before = engine.wan_bytes
+    before = engine.figures.wan_bytes
     engine.flush()
-    quiet = engine.wan_bytes - before
+    quiet = engine.figures.wan_bytes - before
     with torch.no_grad():
         nudge(model.teacher, seed=7 + site, scale=0.1)
         nudge(model.forgotten, seed=9 + site, scale=0.1)

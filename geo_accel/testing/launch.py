@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def start_python(command: Sequence[str], environ: Mapping[str, str], output: IO) -> subprocess.Popen:
+    """`python -m COMMAND` with exactly that environment, its output to a file."""
+    return subprocess.Popen([sys.executable, "-m", *command], env=environ, stdout=output, stderr=subprocess.STDOUT)
+
+
+start_worker = start_python
+"""How `run_workers` starts a process; tests put `forking.ForkServers().start` in its place."""
 
 
 def run_workers(
@@ -60,11 +70,10 @@ def run_workers(
             log = tempfile.TemporaryFile("w+")  # noqa: SIM115
             logs.append(log)
             processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *command, *(per_rank or {}).get(rank, ())],
-                    env={**os.environ, **{k: str(v) for k, v in variables.items()}, **(environ or {})},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
+                start_worker(
+                    [*command, *(per_rank or {}).get(rank, ())],
+                    {**os.environ, **{k: str(v) for k, v in variables.items()}, **(environ or {})},
+                    log,
                 )
             )
     timed_out = False

@@ -54,7 +54,7 @@ def losing(chosen: bool) -> dict:
     session = connect(config(period=2, codec="int8", outer="auto" if chosen else fixed))
     engine = session.engine(model)
     if chosen:  # as if the penalty table had said so
-        engine._planning.reviewer.request = replace(engine._planning.request, outer=outer)
+        engine.planning.reviewer.request = replace(engine.planning.request, outer=outer)
     warned: list[str] = []
     planning.logger.warning = warned.append
     for step in range(120):
@@ -116,9 +116,9 @@ def small_rounds(steps: int, change_at: int) -> dict:
         time.sleep(0.03)
         optimizer.step()
         engine.step()
-        seen.append(engine.link.megabits_per_second if engine.link is not None else None)
+        seen.append(engine.planning.link.megabits_per_second if engine.planning.link is not None else None)
     engine.flush()
-    record = {"before": seen[change_at - 2], "after": seen[-1], "exposed_s": engine.exposed_s}
+    record = {"before": seen[change_at - 2], "after": seen[-1], "exposed_s": engine.figures.exposed_s}
     engine.close()
     return record
 

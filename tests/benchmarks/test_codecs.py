@@ -6,36 +6,20 @@ import json
 import pytest
 import torch
 
-from benchmarks.codecs import CASES, HEADINGS, Speed, main
+from benchmarks.codecs import CASES, main
 
 
-def test_every_codec_has_a_row_and_figures(tmp_path, capsys):
+def test_every_codec_has_a_row_and_figures(tmp_path):
     threads = torch.get_num_threads()
-    file = tmp_path / "codecs.json"
-    assert main(["--rounds", "1", "--chunks", "1", "--json", str(file), "--markdown"]) == 0
+    assert main(["--rounds", "1", "--chunks", "1", "--results", str(tmp_path)]) == 0
     assert torch.get_num_threads() == threads
-    record = json.loads(file.read_text())
-    assert record["processor"]
-    speeds = [Speed(**one) for one in record["speeds"]]
-    assert [(speed.codec, speed.kept) for speed in speeds] == CASES
-    by_name = {speed.codec: speed for speed in speeds}
-    assert (by_name["fp32"].bits, by_name["int8"].bits, by_name["int4"].bits, by_name["int2"].bits) == (
-        32,
-        8.25,
-        4.25,
-        2.25,
-    )
-    for speed in speeds:
-        assert speed.decode > 0 and speed.copy > 0
-        assert speed.encode is None if speed.codec == "fp32" else speed.encode > 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(CASES) and lines[0] == f"| {' | '.join(HEADINGS)} |"
-
-
-def test_a_row_by_hand():
-    assert Speed("int8", 0, 8.25, 3e9, 1e10, 1.25e10).cells() == ["int8", "8.25", "3.00", "10.00", "12.50"]
-    assert Speed("topk", 41, 0.1654, 1e9, 2e9, 4e9).cells()[:2] == ["topk, 41 of 4096", "0.165"]
-    assert Speed("fp32", 0, 32, None, 2e9, 4e9).cells() == ["fp32", "32", "–", "2.00", "4.00"]
+    rows = json.loads((tmp_path / "codecs" / "results.json").read_text())["figures"]
+    assert len(rows) == len(CASES) and rows[-1]["name"] == "randk, 41 of 4096"
+    assert [row["bits"] for row in rows[:5]] == [32, 16, 8.25, 4.25, 2.25]
+    for row in rows:
+        assert row["decode_gb_s"] > 0 and row["copy_gb_s"] > 0
+        assert row["encode_gb_s"] is None if row["name"] == "fp32" else row["encode_gb_s"] > 0
+    assert len((tmp_path / "codecs" / "table.md").read_text().splitlines()) == 4 + len(CASES)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--chunks"])

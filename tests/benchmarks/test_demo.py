@@ -1,27 +1,62 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""The demo itself, over a real shaped network, with a model small enough for a test."""
+"""The demo itself, over a real shaped network, with a model small enough for a test; its targets and its picture."""
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 import benchmarks.demo.__main__ as demo
-from benchmarks.demo.runs import RunFailed, run_method
-from benchmarks.demo.setting import LEAST_TURNS, METHODS, QUICK
+from benchmarks.demo.course import FULL, LEAST_TURNS, METHODS, QUICK, targets
+from benchmarks.demo.report import stretched
+from benchmarks.kit.runner import RunFailed, run_batch
+from benchmarks.kit.store import Store
 from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
-SMALL = dataclasses.replace(QUICK, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
+SMALL = replace(
+    QUICK,
+    job=replace(QUICK.job, setting=replace(QUICK.job.setting, layers=2, width=64, heads=2, vocabulary=1024, batch=2)),
+)
+CHECKS = [(35, 6.60), (42, 6.50), (49, 6.42), (56, 6.36), (63, 6.32), (70, 6.30)]
+"""DDP's held-out loss by step."""
+
+
+def judged(efficiency=0.97, loss=6.328):
+    """Which targets hold."""
+    return [goal.held for goal in targets({"geo": {"efficiency": efficiency, "eval_loss": loss}}, CHECKS)]
+
+
+def test_targets_fail_for_a_slow_build_a_forgetful_one_and_one_that_sends_nothing():
+    assert judged() == [True, True, True]
+    assert judged(efficiency=1 / 1.1) == [False, True, False]
+    assert judged(loss=6.40) == [True, False, False] == judged(efficiency=1.0, loss=6.45)
+    # Better than DDP ends: as many steps.
+    assert targets({"geo": {"efficiency": 1.0, "eval_loss": 6.1}}, CHECKS)[1].measured == 1
+
+
+def test_turns_are_as_many_as_there_is_time_for():
+    seconds = {"none": 0.3, "geo": 0.3, "local_sgd": 0.7, "ddp": 3.1}
+    assert FULL.turns_that_fit(seconds, 6, 1e4) == FULL.turns
+    few = FULL.turns_that_fit(seconds, 6, 100.0)
+    assert LEAST_TURNS < few < FULL.turns
+    assert few * (7 * 0.6 + (7 * 0.7 + 9.3) / FULL.others_every) < 100
+    assert FULL.turns_that_fit(seconds, 6, -50.0) == LEAST_TURNS
+
+
+def test_loss_curve_takes_the_time_of_the_turns_not_of_a_run_in_a_better_minute():
+    curve = stretched([(1.5, 4.0), (2.0, 3.5), (2.5, 2.0), (3.0, 0.5)], step_s=1.0, warmup=1)
+    assert curve == [(3.0, 4.0), (4.0, 3.5), (5.0, 2.0), (6.0, 0.5)]
 
 
 def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
@@ -64,22 +99,22 @@ def test_all_methods_from_end_to_end(tmp_path):
     # Untrained, the loss is log(1024) = 6.93.
     assert all(4.0 < loss < 6.8 for loss in summary["eval_loss"].values()), summary["eval_loss"]
     assert len(summary["targets"]) == 3
-    assert (tmp_path / "report.png").stat().st_size > 30_000
+    picture = imread(tmp_path / "report.png")
+    assert picture.shape[0] > 800 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() == parameters
 
 
 @pytest.mark.slow
 @pytest.mark.lab
 def test_a_failing_worker_shows_its_last_lines(tmp_path):
-    SMALL.save(tmp_path)  # but no model
-    with pytest.raises(RunFailed, match=r"DDP failed: site\d ended with 1(?s:.)*\[site\d\] .*start"):
-        run_method(SMALL, "ddp", tmp_path, steps=2, label="ddp", on_step=lambda done: None)
+    with pytest.raises(RunFailed, match=r"DDP failed: site\d ended with 1(?s:.)*\[site\d\] .*material"):
+        run_batch([replace(SMALL.job, method="ddp", steps=2)], Store(tmp_path), name="DDP")  # but no model
 
 
 @pytest.mark.slow
 @pytest.mark.lab
 def test_control_c_ends_all_sites(tmp_path):
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_QUICK": "1"}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_QUICK": "1", "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.demo"], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True
     )
@@ -109,5 +144,5 @@ def workers_of(folder):
             words = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        found += "-m\0benchmarks.demo.worker" in words and str(folder) in words
+        found += "-m\0benchmarks.kit.worker" in words and str(folder) in words
     return found

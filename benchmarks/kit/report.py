@@ -1,0 +1,86 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What a study says: tables for the terminal and in Markdown, a file of figures, pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from benchmarks.kit.environment import provenance
+from benchmarks.kit.store import write_json
+
+_WORDS = ("method", "case", "codec", "target")
+"""Headings of columns that are aligned to the left."""
+
+
+class Table:
+    """One table. A column that is empty in every row is left out: a quick study shows only what it can show."""
+
+    def __init__(self, title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> None:
+        """`columns` has by heading how `str.format` shows a row; what a row lacks, or has as None, stays empty."""
+        cells = {heading: [_cell(form, row) for row in rows] for heading, form in columns.items()}
+        kept = {heading: column for heading, column in cells.items() if any(column)}
+        self.title, self.headings = title, list(kept)
+        self.rows = [list(row) for row in zip(*kept.values(), strict=True)]
+
+    def rich(self, bold: str = "") -> RichTable:
+        """For the terminal, headings in two lines, or 80 columns would not do; the row of `bold` stands out."""
+        table = RichTable(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for heading in self.headings:
+            side = "left" if heading in _WORDS else "right"
+            table.add_column("\n".join(heading.split(" ", 1)), justify=side, overflow="fold")
+        for row in self.rows:
+            table.add_row(*row, style="bold" if bold and row[0] == bold else None)
+        return table
+
+    def markdown(self) -> str:
+        """For pages."""
+        lines = [self.headings, ["---"] * len(self.headings), *self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(form: str, row: Mapping[str, object]) -> str:
+    try:
+        return form.format(**{name: value for name, value in row.items() if value is not None})
+    except KeyError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """One thing that a study has to show."""
+
+    name: str
+    wanted: float
+    measured: float | None
+    """None if it was not measured: then nothing is said of it."""
+    at_most: bool = False
+
+    @property
+    def held(self) -> bool:
+        return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
+
+
+def goals_table(title: str, goals: Sequence[Goal]) -> Table:
+    """What was to be shown, what was measured, whether it held."""
+    columns = {"target": "{name}", "wanted": "{bound} {wanted:g}", "measured": "{measured:.3f}", "held": "{mark}"}
+    words = [
+        {"bound": "at most" if one.at_most else "at least", "mark": "yes" if one.held else "NO"}
+        | {name: getattr(one, name) for name in ("name", "wanted", "measured")}
+        for one in goals
+        if one.measured is not None
+    ]
+    return Table(title, columns, words)
+
+
+def report(folder: Path, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:
+    """Prints `tables` and writes them with their `figures` into `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        console.print(table.rich())
+    write_json(folder / "results.json", {"provenance": provenance(), "figures": figures}, indent=1)
+    (folder / "table.md").write_text("\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables))
+    return [folder / "results.json", folder / "table.md"]

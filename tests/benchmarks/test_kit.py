@@ -1,0 +1,196 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""The kit: jobs and their keys, which run comes next, tables, and a tiny campaign with real processes."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from benchmarks.kit import material as material_module
+from benchmarks.kit import study as study_module
+from benchmarks.kit.job import LARGE, SMALL, Job, Setting, Turns, window
+from benchmarks.kit.rates import best_rate, grid, search
+from benchmarks.kit.report import Table
+from benchmarks.kit.sending import until
+from benchmarks.kit.store import Store
+from benchmarks.kit.study import Campaign
+from benchmarks.kit.texts import Text, divide, without_repeats
+
+JOB = Job(setting=SMALL, method="ddp", rate=1e-3, steps=8, place="loopback")
+DIGESTS = {"texts": "t", "start": "s", "documentation": "d"}
+BASE = (1e-3, 2e-3, 4e-3)
+
+
+def ddp(rate, seed):
+    return replace(JOB, rate=rate, seed=seed)
+
+
+def geo(rate, seed):
+    return replace(ddp(rate, seed), method="geo", config={"sync": {"period": 8}})
+
+
+def result(loss, **more):
+    return {"recordings": [{"loss": loss, **more}] * 2}
+
+
+class TestJob:
+    def test_a_key_holds_what_decides_the_result(self):
+        changes = [
+            {"rate": 2e-3},
+            {"seed": 1},
+            {"number": 1},
+            {"config": {"sync": {"period": 4}}},
+            {"pretrained": True},
+            {"setting": LARGE},
+            {"turns": Turns(count=2)},
+            {"mbps": (50.0,)},
+        ]
+        keys = {replace(JOB, **change).key(DIGESTS) for change in changes} | {JOB.key({**DIGESTS, "texts": "other"})}
+        assert len({JOB.key(DIGESTS), *keys}) == len(changes) + 2
+        assert JOB.key(DIGESTS) == JOB.key({**DIGESTS, "start": "other"}) == replace(JOB, series="a").key(DIGESTS)
+        weights = replace(JOB, pretrained=True)
+        assert weights.key(DIGESTS) != weights.key({**DIGESTS, "start": "other"})
+
+    @pytest.mark.parametrize(
+        "job", [JOB, geo(1e-3, 2), replace(JOB, turns=Turns(count=3, others=("ddp",)), mbps=(1, 2))]
+    )
+    def test_a_worker_reads_what_was_written(self, job):
+        assert Job.read(json.loads(json.dumps(asdict(job)))) == job
+
+    @given(warmup=st.integers(0, 50), adopted=st.integers(1, 30), period=st.integers(1, 40))
+    def test_a_window_begins_with_a_period_of_the_plan_soon_after_the_warm_up(self, warmup, adopted, period):
+        first, last = window(warmup, adopted, period)
+        boundary = first - 1
+        assert last - boundary == 2 * period
+        assert max(warmup, adopted) <= boundary < max(warmup, adopted) + period
+        assert (boundary - adopted) % period == 0
+
+    def test_the_pair_changes_places_and_others_join_now_and_then(self):
+        turns = Turns(count=6, others=("local_sgd", "ddp"), others_every=4)
+        assert [len(turns.methods_of(turn)) for turn in range(6)] == [4, 2, 2, 2, 4, 2]
+        assert turns.methods_of(1) == turns.methods_of(2)[::-1]
+
+
+class TestRates:
+    def test_every_rate_of_the_first_seed_then_the_other_seeds_at_the_best(self):
+        table, made = {}, []
+        while missing := [job for job in search([ddp, geo], BASE, 3, table.get) if job not in table]:
+            # In the middle for both; the second method is always a little worse.
+            job = missing[0]
+            table[job] = 2 + abs(math.log2(job.rate / BASE[1])) / 10 + (job.method == "geo") / 100
+            made.append((job.method, job.rate, job.seed))
+        first = [(method, rate, 0) for method in ("ddp", "geo") for rate in BASE]
+        assert made == first + [(method, BASE[1], seed) for method in ("ddp", "geo") for seed in (1, 2)]
+
+    @pytest.mark.parametrize(("better", "added"), [(BASE[0], BASE[0] / 2), (BASE[-1], BASE[-1] * 2)])
+    def test_one_method_that_does_best_at_an_end_widens_the_grid_for_all(self, better, added):
+        table = {ddp(rate, 0): 2.0 + (rate != BASE[1]) / 10 for rate in BASE}
+        table |= {geo(rate, 0): 2.0 + abs(math.log2(rate / better)) / 10 for rate in BASE}
+        assert grid([ddp, geo], BASE, table.get) == (*BASE, added)
+        missing = [job for job in search([ddp, geo], BASE, 3, table.get) if job not in table]
+        assert missing == [ddp(added, 0), geo(added, 0)]
+
+    def test_an_end_that_is_better_by_a_hair_widens_nothing(self):
+        table = {ddp(rate, 0): 2.0 for rate in BASE} | {ddp(BASE[-1], 0): 1.999}
+        assert grid([ddp], BASE, table.get) == BASE
+
+    def test_a_method_that_diverges_everywhere_is_not_repeated(self):
+        table = {geo(rate, 0): math.inf for rate in BASE}
+        assert best_rate(geo, BASE, table.get) is None
+        assert search([geo], BASE, 3, table.get) == list(table)
+
+
+class TestStore:
+    def test_results_are_found_again_and_what_diverged_is_worse_than_any(self, tmp_path):
+        store = Store(tmp_path)
+        assert store.find(JOB) is None and store.loss(JOB) is None
+        store.save(JOB, result(2.5))
+        store.save(geo(1e-3, 0), result(None))
+        again = Store(tmp_path)
+        assert again.loss(JOB) == 2.5 and again.loss(geo(1e-3, 0)) == math.inf
+        assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
+
+
+class TestReport:
+    def test_what_no_row_has_is_not_printed(self):
+        columns = {"case": "{name}", "loss": "{loss:.1f}", "± loss": "{spread:.1f}"}
+        table = Table("t", columns, [{"name": "a", "loss": 1.0, "spread": None}, {"name": "b"}])
+        assert table.markdown() == "| case | loss |\n| --- | --- |\n| a | 1.0 |\n| b |  |\n"
+        assert len(table.rich().columns) == 2
+
+    def test_a_share_has_left_when_enough_is_counted(self):
+        assert until(0.97, [(5.0, 100), (5.1, 150), (5.3, 198), (5.9, 200)]) == pytest.approx(0.3)
+
+
+class TestTexts:
+    def test_whole_documents_are_held_out_and_halves_are_even(self):
+        documents = [f"{number:03d}" * 50 for number in range(200)]
+        text = divide(documents, halves=True)
+        assert sorted(text.train + text.held_out + text.earlier) == documents
+        assert 0.05 < len(text.held_out) / 200 <= 0.08
+        assert abs(len(text.train) - len(text.earlier)) <= 1
+        assert not divide(documents, halves=False).earlier
+
+    def test_paragraphs_count_once(self):
+        licence = "Permission is hereby granted, free of charge, to any person obtaining a copy of this."
+        first, second = without_repeats([f"one\n\n{licence}", f"{licence}\n\ntwo", licence])
+        assert first == f"one\n\n{licence}" and second == "two"
+
+
+def test_no_batch_is_started_that_would_end_after_the_time(tmp_path, monkeypatch):
+    seconds = [0.0]
+
+    def run_batch(jobs, store, *_, **__):
+        seconds[0] += 100
+        for job in jobs:
+            store.save(job, result(2.0))
+        return [result(2.0)] * len(jobs)
+
+    monkeypatch.setattr(study_module, "run_batch", run_batch)
+    monkeypatch.setattr(study_module, "make_materials", lambda *_: None)
+    monkeypatch.setattr(study_module.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(study_module, "_BATCH", 2)
+    monkeypatch.setattr(study_module.os, "sched_getaffinity", lambda _: {0, 1})
+    # More jobs than two batches hold, each of which takes 100 s.
+    campaign = Campaign(Store(tmp_path), Console(quiet=True), minutes=4.5)
+    assert not campaign.run("", lambda _: [ddp(1e-3, seed) for seed in range(9)]) and seconds[0] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_tiny_campaign(tmp_path, monkeypatch):
+    few = [f"The quick brown fox jumps over the lazy dog; number {number} of them is slow." for number in range(99)]
+    monkeypatch.setattr(material_module, "load", lambda kind: Text(train=few, held_out=few[:9], earlier=few))
+    tiny = Setting(
+        layers=1, width=32, heads=2, batch=2, warmup=2, pretraining_steps=4, pretraining_batch=2, evaluation_blocks=8
+    )
+    job = replace(JOB, setting=tiny, pretrained=True, kinds=("documentation", "packages"), own=True)
+    config = {"sync": {"period": 2, "delay": 1, "schedule": "stream"}, "compression": {"codec": "int8"}}
+    local, synced = replace(job, method="local_sgd", period=2), replace(job, method="geo", config=config)
+    apart = replace(job, method="none", quiet=2)
+    turns = replace(synced, method="turns", turns=Turns(count=2, others=("ddp", "local_sgd"), shared=False))
+    refused = replace(synced, config={"compression": {"codec": "int9"}})
+    whole = replace(synced, sending=2)
+    jobs = [job, local, synced, apart, turns, refused, whole, job]
+    store = Store(tmp_path)
+    campaign = Campaign(store, Console(quiet=True))
+    assert campaign.run("tiny", lambda _: jobs)
+    assert list(store.refused) == [store.key(refused)] and "int9" in store.refused[store.key(refused)]
+    for one in (job, local, synced, apart):
+        recordings = store.find(one)["recordings"]
+        # Bytes as good as guessed: the model has hardly learned, and is not broken.
+        assert 3.0 < store.loss(one) < 6.0 and recordings[0]["weights"] == recordings[1]["weights"]
+        assert [len(recordings[0][name]) for name in ("losses", "boundaries")] == [job.steps, job.steps + 1]
+    assert len(store.find(apart)["recordings"][0]["quiet_s"]) == 2
+    assert store.find(synced)["recordings"][0]["geo"]["wan_bytes"] > 0
+    seen = store.find(turns)["recordings"][0]
+    assert [list(turn) for turn in seen["turns"]] == [turns.turns.methods_of(turn) for turn in range(2)]
+    assert 0 < store.find(whole)["recordings"][0]["sending_s"] < 10
+    monkeypatch.setattr(study_module, "run_batch", lambda *_: pytest.fail("a finished run was made again"))
+    jobs.remove(refused)
+    again = Store(tmp_path)
+    assert Campaign(again, Console(quiet=True)).run("tiny", lambda _: jobs) and again.digests == store.digests
