@@ -31,6 +31,8 @@ class Transfers:
     def __init__(self, transport: Transport, inside: InsideSite) -> None:
         self._transport, self._inside = transport, inside
         self._topology: Topology = transport.topology
+        self.one_ways = transport.one_ways
+        """One-way latencies of the line in what `latency` measures."""
         self._count = 0
         self._told_s = 0.0
         """Seconds of the last telling, without what ranks of a site told each other."""

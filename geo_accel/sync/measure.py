@@ -45,17 +45,15 @@ _ONE_WAY_S = 0.15
 _MOST_GROWTH = 32
 
 
-_ONE_WAYS = 2
-"""One-way latencies that a swap takes: gloo sends nothing before it has heard that the receiver is ready. What is
-measured is a swap's, what a config states is the line's."""
+def stated_links(one_ways: int, topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...] | None:
+    """Each site's link where the config states all of it, else None.
 
-
-def stated_links(topology: Topology, config: LinkConfig) -> tuple[tuple[str, Link], ...] | None:
-    """Each site's link where the config states all of it, else None."""
+    The latency of a link is a swap's, which takes `one_ways` of what the config states, the line's.
+    """
     stated = (config.bandwidth_mbps, config.latency_ms)
     if "auto" in stated:
         return None
-    link = Link.of(mbps=stated[0], latency_ms=_ONE_WAYS * stated[1])
+    link = Link.of(mbps=stated[0], latency_ms=one_ways * stated[1])
     return tuple((site.name, link) for site in topology.sites)
 
 
@@ -86,7 +84,10 @@ def measure_links(
             replace(link, seconds_per_byte=out, down_seconds_per_byte=back)
             for link, out, back in zip(links, up, down, strict=True)
         ]
-    return tuple((site.name, _as_stated(link, *stated)) for site, link in zip(topology.sites, links, strict=True))
+    return tuple(
+        (site.name, _as_stated(transfers.one_ways, link, *stated))
+        for site, link in zip(topology.sites, links, strict=True)
+    )
 
 
 def _one_way(transfers: Transfers, topology: Topology, links: Sequence[Link]) -> tuple[list[float], list[float]]:
@@ -290,11 +291,11 @@ def from_message(message: dict) -> tuple[Computing, dict[str, tuple[float, float
     return Computing(**{**computing, "units": units}), message["handling"]
 
 
-def _as_stated(link: Link, mbps: float | str, latency_ms: float | str) -> Link:
+def _as_stated(one_ways: int, link: Link, mbps: float | str, latency_ms: float | str) -> Link:
     """What the config states counts, what it leaves open was measured."""
     return replace(
         link,
-        latency_s=link.latency_s if latency_ms == "auto" else _ONE_WAYS * latency_ms * 1e-3,
+        latency_s=link.latency_s if latency_ms == "auto" else one_ways * latency_ms * 1e-3,
         seconds_per_byte=link.seconds_per_byte if mbps == "auto" else 8e-6 / mbps,
     )
 

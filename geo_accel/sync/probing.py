@@ -31,7 +31,7 @@ class Probing:
         self._rounds, self._topology, self._config = rounds, topology, config
         self._lock = threading.Lock()
         self._boundary, self._ending = 0, False
-        self._links = stated_links(topology, config)
+        self._links = stated_links(rounds.transfers.one_ways, topology, config)
         self._future: Future | None = None
         """Of the links, None if they are to be measured at rest, and the last boundary that any rank has passed
         without knowing them."""

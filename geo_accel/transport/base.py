@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 
@@ -29,6 +30,9 @@ class Transport(ABC):
     After an error of a swap nothing more can be said over it: `close` it, and open another where the error is
     `retryable`.
     """
+
+    one_ways: ClassVar[int] = 1
+    """One-way latencies that a swap takes. More than 1 where a sender first has to hear that the receiver is ready."""
 
     def __init__(self, topology: Topology, deadline_s: float) -> None:
         """`deadline_s` bounds every wait (seconds)."""

@@ -34,6 +34,8 @@ Posted = list[tuple[int, dist.Work]]
 class GlooTransport(Transport):
     """A process group per slice. Construct it at the same point on every rank: groups are made collectively."""
 
+    one_ways = 2  # gloo sends nothing before it has heard that the receiver is ready
+
     def __init__(self, topology: Topology, deadline_s: float, interface: str = AUTO) -> None:
         """Connects to all peers, over `interface` where it is named.
 

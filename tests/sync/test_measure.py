@@ -29,6 +29,8 @@ class Clock:
     Of those that take more than twice as long, `missed_s` are not seen: sites do not start at the very same moment.
     """
 
+    one_ways = 2
+
     def __init__(self, missed_s=0.0):
         self.missed_s = missed_s
 
