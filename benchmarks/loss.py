@@ -53,20 +53,13 @@ class Case:
     """A method with its settings."""
 
     name: str
+    kind: tuple[int, str, int, tuple[float, float], float | None]
+    """Period, codec, delay, learning rate and momentum of the outer step, and the ratio of a sparse codec."""
     job: Job
     """At any rate, with any seed."""
 
     def at(self, rate: float, seed: int) -> Job:
         return replace(self.job, rate=rate, seed=seed)
-
-    @property
-    def kind(self) -> tuple[int, str, int, tuple[float, float], float | None]:
-        """Period, codec, delay, learning rate and momentum of the outer step, and the ratio of a sparse codec."""
-        if not self.job.config:
-            return self.job.period, "fp32", 0, _MEAN, None
-        sync, how = self.job.config["sync"], self.job.config["compression"]
-        outer = _MEAN if sync["outer"] == "mean" else (sync["outer"]["lr"], sync["outer"]["momentum"])
-        return sync["period"], how["codec"], sync["delay"], outer, how.get("ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +77,13 @@ class Part:
 
 def ddp(job: Job) -> Case:
     """The reference: gradients averaged in every step."""
-    return Case(name="DDP", job=job)
+    return Case(name="DDP", kind=(1, "fp32", 0, _MEAN, None), job=job)
 
 
 def local_sgd(job: Job, period: int) -> Case:
     """accelerate's LocalSGD: all weights averaged every `period` steps, nothing else overlaps."""
-    return Case(name=f"LocalSGD H={period}", job=replace(job, method="local_sgd", period=period))
+    kind, averaged = (period, "fp32", 0, _MEAN, None), replace(job, method="local_sgd", period=period)
+    return Case(name=f"LocalSGD H={period}", kind=kind, job=averaged)
 
 
 def geo(
@@ -113,7 +107,8 @@ def geo(
         "sync": {"mode": "stream", "period": period, "schedule": "stream", "delay": delay, "outer": step},
         "compression": {"codec": codec, **compression},
     }
-    return Case(name=", ".join(words), job=replace(job, method="geo", config=config))
+    kind = (period, codec, delay, outer, compression.get("ratio"))
+    return Case(name=", ".join(words), kind=kind, job=replace(job, method="geo", config=config))
 
 
 def sparse(job: Job, codec: str, ratio: float, **how: object) -> Case:

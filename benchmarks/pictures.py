@@ -45,7 +45,8 @@ def picture(path: Path, panels: int = 1, size: tuple[float, float] = (5.5, 4.4))
 def draw_gaps(path: Path, panels: Mapping[str, Sequence[Mapping]]) -> list[Path]:
     """By title the rows of a part of `benchmarks.loss`: gaps over the period; nothing where there are none."""
     panels = {title: [row for row in rows if row["gap"] is not None] for title, rows in panels.items()}
-    if not any(panels.values()):
+    panels = {title: rows for title, rows in panels.items() if rows}
+    if not panels:
         return []
     with picture(path, len(panels)) as (_, all_axes):
         for axes, (title, rows) in zip(all_axes, panels.items(), strict=True):

@@ -84,12 +84,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = arguments_of(__doc__)
     parser.add_argument("study", choices=JOBS)
     options = parser.parse_args(arguments)
-    if options.study == "accelerator":
-        import torch
-
-        if not torch.cuda.is_available():
-            print("accelerator: torch sees none here", file=sys.stderr)
-            return 1
     jobs = JOBS[options.study]
 
     def tables(rows: Sequence[Mapping]) -> list[Table]:

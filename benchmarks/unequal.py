@@ -125,20 +125,11 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
         plans = [alike[0]["geo"]["plan"] for alike in runs]
         periods = [plan["period"] for plan in plans]
         sending = [fmean(one["sending_s"] for one in alike) for alike in zip(*runs, strict=True)]
-        rows.append(
-            {
-                "method": method,
-                "sends": str(Plan.from_json(json.dumps(plans[0])).averaging),
-                "exchange": plans[0]["exchange"],
-                "periods": f"{min(periods)} to {max(periods)}",
-                "step_s": fmean(max(late_step_s(one["boundaries"]) for one in alike) for alike in runs),
-                "loss": curve[common][1],
-                "curve": curve,
-                "curves": curves,
-                "sending_s": sending,
-                "sent_after": " ".join(f"{one:.3f}" for one in sending),
-            }
-        )
+        late = [[late_step_s(one["boundaries"]) for one in alike] for alike in runs]
+        row = {"method": method, "curve": curve, "curves": curves, "loss": curve[common][1]}
+        row |= {"sends": str(Plan.from_json(json.dumps(plans[0])).averaging), "exchange": plans[0]["exchange"]}
+        row |= {"periods": f"{min(periods)} to {max(periods)}", "step_s": fmean(map(max, late))}
+        rows.append(row | {"sending_s": sending, "sent_after": " ".join(f"{one:.3f}" for one in sending)})
     whole, target = next(row["curve"][-1] for row in rows if row["method"] == BASELINE)
     for row in rows:
         row["to_target_s"] = [reach(curve, target) for curve in row["curves"]]

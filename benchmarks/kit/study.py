@@ -18,6 +18,7 @@ from benchmarks.kit.report import Table, report
 from benchmarks.kit.runner import RunFailed, run_batch
 from benchmarks.kit.store import Store
 from geo_accel.lab import why_unavailable
+from geo_accel.profile.device import choose_device
 
 RESULTS = Path("runs")
 _BATCH = 10
@@ -139,10 +140,11 @@ def run_study(
     console, store, folder = Console(), Store(options.results / "jobs"), options.results / name
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if options.minutes != 0 and any(job.place == "lab" for job in jobs(store)):
-            reason = why_unavailable()
-            if reason is not None:
-                raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")
+        places = {job.place for job in jobs(store)} if options.minutes != 0 else set()
+        if "lab" in places and (reason := why_unavailable()) is not None:
+            raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")
+        if "gpu" in places and choose_device("auto").type != "cuda":
+            raise ValueError("torch sees no accelerator here.")
         Campaign(store, console, options.minutes).run(name, jobs)
         found = figures(store)
         if not found:

@@ -74,7 +74,7 @@ def test_all_methods_from_end_to_end(tmp_path):
     stale.write_text("of an earlier demo")
     with open(os.devnull, "w") as nowhere:
         summary = demo.demonstrate(SMALL, tmp_path, Console(file=nowhere))
-    assert json.loads(stale.read_text()) == summary
+    assert stale.read_text() == json.dumps(summary, indent=1) + "\n"
     for key in ("step_s", "efficiency", "eval_loss", "wan_bytes_per_step"):
         assert set(summary[key]) == set(METHODS), key
     period, parameters = summary["plan"]["period"], summary["setting"]["parameters"]
