@@ -51,6 +51,13 @@ ZERO = {
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
     "geo_accel": json.loads(block("stream", "int8")),
 }
+DEEPSPEED = {
+    "ACCELERATE_USE_CPU": "false",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "DS_ACCELERATOR": "cpu",
+    "LOCAL_SIZE": "1",
+}
+"""What `accelerate launch` sets for it."""
 
 
 def main() -> int:
@@ -73,12 +80,14 @@ def main() -> int:
             for which, (checkout, worker) in checkouts.items():
                 out = Path(folder, which, name.replace(" ", "-"))
                 command = [worker, *STEPS, *arguments, "--out", str(out)]
-                for rank, finished in enumerate(run_workers(command, sites, 200, only(checkout))):
+                environ = only(checkout) | (DEEPSPEED if "--deepspeed" in arguments else {})
+                for rank, finished in enumerate(run_workers(command, sites, 200, environ)):
                     if finished.returncode != 0:
                         print(f"{name}, {which}, rank {rank}:\n{finished.output[-3000:]}", file=sys.stderr)
                         return 1
                 hashes.append(digest(out))
             same = same and hashes[0] == hashes[1]
+            print(f"{name}: {'same' if hashes[0] == hashes[1] else 'DIFFERENT'}", flush=True)
             table.add_row(name, *(one[:16] for one in hashes), "same" if hashes[0] == hashes[1] else "DIFFERENT")
     Console().print(table)
     return 0 if same else 1
