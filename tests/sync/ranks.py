@@ -43,7 +43,8 @@ class Engine:
         self.topology = Topology(sites=sites, rank=rank)
         self.control = Control(rank, table, sites)
         self.config = load_config({})
-        self.step_count, self.adopted, self.plan, self.profile = step, 1, None, None
+        self.step_count, self.adopted, self.plan = step, 1, None
+        self.planning = SimpleNamespace(profile=None)
         self.masters = SimpleNamespace(checksums=lambda: {"layer": weights}, replicated=True)
         self.outer_state = torch.full((3,), float(rank)) if step else None
         self.restored: dict | None = None
