@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -46,6 +47,7 @@ class Transport(ABC):
         """Whoever may have something on its way."""
         self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
         self._waiting = Waiting(deadline_s)
+        self._failed: SiteLostError | None = None
 
     def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its header behind it.
@@ -55,8 +57,19 @@ class Transport(ABC):
 
         Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline,
         DamagedPayloadError naming the one whose payload arrived cut off or changed, and on all who take part
-        OutOfStepError with who does what, where they are not at the same message. Nothing was used then.
+        OutOfStepError with who does what, where they are not at the same message. Nothing was used then, and every
+        later swap raises the same at once.
         """
+        if self._failed is not None:
+            raise copy(self._failed)
+        try:
+            self._swap(sends, receives, message)
+        except SiteLostError as error:
+            # What was queued behind it would wait for peers that wait for nothing any more, past the script's end.
+            self._failed = copy(error)  # without the frames that hold what closing lets go of
+            raise
+
+    def _swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         start = time.monotonic()
         identity = message.identity
         parties = {*sends, *receives}

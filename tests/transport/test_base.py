@@ -1,0 +1,35 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""What every maker's swaps share."""
+
+import pytest
+import torch
+
+from geo_accel.topology import Site, Topology
+from geo_accel.transport.base import Transport
+from geo_accel.transport.errors import OutOfStepError
+from geo_accel.transport.identity import Identity, Message
+
+
+class Broken(Transport):
+    """Carries nothing, and counts how often it is asked."""
+
+    asked = 0
+
+    def carry(self, sends, receives, message):
+        self.asked += 1
+        raise OutOfStepError("site0 flushes while site1 averages")
+
+    def close(self):
+        pass
+
+
+def test_after_a_swap_that_failed_none_waits_any_more():
+    # What is queued behind it used to wait for a peer that waited as well, after both scripts had ended.
+    transport = Broken(Topology(sites=(Site("site0", (0,)), Site("site1", (1,))), rank=0), deadline_s=1800)
+    payload = {1: torch.zeros(1, dtype=torch.uint8)}
+    said = []
+    for step in range(3):
+        with pytest.raises(OutOfStepError) as raised:
+            transport.swap(payload, payload, Message(Identity(kind="round", step=step)))
+        said.append(str(raised.value))
+    assert transport.asked == 1 and len(set(said)) == 1
