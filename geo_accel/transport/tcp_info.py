@@ -21,13 +21,18 @@ def resent_segments() -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     total = None
-    for name in os.listdir("/proc/self/fd"):
-        # Another thread may close it meanwhile.
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return None
+    for name in names:
+        # Another thread may close it meanwhile; from here on it is looked at as a copy of our own.
         with suppress(OSError):
-            if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
+            number = os.dup(int(name))
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.close(number)
                 continue
-            # A copy, since a socket object closes what it is given.
-            with closing(socket.socket(fileno=os.dup(int(name)))) as copy:
+            with closing(socket.socket(fileno=number)) as copy:
                 if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
                     continue
                 info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
