@@ -16,6 +16,8 @@ from geo_accel.profile.profile import Profile
 
 # A link or a step that differs by less from what the plan was made for is noise, not news.
 TOLERANCE = 0.25
+# The same of a step that was measured while a probe used the processors beside it: a tenth to a quarter too long.
+_ROUGH_TOLERANCE = 0.1
 # A transfer says something about bandwidth if it has this many bytes,
 LEAST_BYTES = 64 * 1024
 # and beyond the latency should take, or took, so many latencies, or where these are long: latencies waver by less.
@@ -102,13 +104,20 @@ def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
 
 
 def review(
-    plan: Plan, request: Request, profile: Profile, sites: int, seen: Sequence[Seen], *, follow_link: bool = True
+    plan: Plan,
+    request: Request,
+    profile: Profile,
+    sites: int,
+    seen: Sequence[Seen],
+    *,
+    follow_link: bool = True,
+    rough_step: bool = False,
 ) -> tuple[Plan | None, Profile]:
     """A better plan, with its reason, or None; and the profile as it is now.
 
     `profile` is what `plan` was made from, `seen` what every rank has seen since. Only where link or step have changed
     by more than `TOLERANCE` a new plan is made; it keeps what `request` fixes. Without `follow_link` the profile's
-    link is what the user stated, and stays.
+    link is what the user stated, and stays. With `rough_step` the profile's step was measured beside a probe.
     """
     link = profile.link
     # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.
@@ -119,7 +128,7 @@ def review(
     if now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
         news.append(f"the link went from {link.megabits_per_second:.0f} to {now.megabits_per_second:.0f} Mbit/s")
         profile = profile.with_slower_links(now.seconds_per_byte / link.seconds_per_byte)
-    if _differs(step_s, profile.compute_s):
+    if _differs(step_s, profile.compute_s, _ROUGH_TOLERANCE if rough_step else TOLERANCE):
         news.append(f"a step went from {profile.compute_s:.3f} to {step_s:.3f} s")
         profile = profile.with_step(step_s)
     if not news:
@@ -130,5 +139,5 @@ def review(
     return replace(better, reason=f"{' and '.join(news)}: {better.reason}"), profile
 
 
-def _differs(now: float, before: float) -> bool:
-    return not 1 / (1 + TOLERANCE) <= now / before <= 1 + TOLERANCE
+def _differs(now: float, before: float, tolerance: float = TOLERANCE) -> bool:
+    return not 1 / (1 + tolerance) <= now / before <= 1 + tolerance

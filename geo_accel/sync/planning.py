@@ -91,6 +91,8 @@ class Planning:
         self._contention: Contention | None = None
         self._boundaries = 0
         """Passed while there was no plan yet."""
+        self._rough_step = False
+        """Whether the profile's step was measured beside a probe, and no review has looked at it since."""
         self._review: Future | None = None
         self._count = self._due = self._sound_at = 0
         """Steps since the plan was adopted, when the review's outcome is taken, and when the link is sounded next."""
@@ -212,6 +214,7 @@ class Planning:
         computing = layers.result(dict(masters.carried))
         mine = as_message(computing, measure_handling(rehearsal, self._contention))
         links = self._probing.links
+        self._rough_step = self._probing.beside_training
 
         def make(ranks: list[dict]) -> dict:
             self.profile = assemble([from_message(rank) for rank in ranks], links, masters.device)
@@ -288,7 +291,10 @@ class Planning:
                 self._rounds.transfers.sound(self._sounding.nbytes, self._sounding.times)
             # After the rounds that were started before it: of the same ones on every rank.
             swaps = self._rounds.in_background(self._transport.take_swaps)
-            self._review = self.reviewer.begin(plan, self.profile, swaps.result, step_s, loss)
+            self._review = self.reviewer.begin(
+                plan, self.profile, swaps.result, step_s, loss, rough_step=self._rough_step
+            )
+            self._rough_step = False
             self._due = self._count + steps_of_review(self.profile)
         return None
 

@@ -31,6 +31,8 @@ class Probing:
         self._rounds, self._topology, self._config = rounds, topology, config
         self._lock = threading.Lock()
         self._boundary, self._ending = 0, False
+        self.beside_training = False
+        """Whether it went on, or goes on, beside steps."""
         self._links = stated_links(rounds.transfers.one_ways, topology, config)
         self._future: Future | None = None
         """Of the links, None if they are to be measured at rest, and the last boundary that any rank has passed
@@ -60,6 +62,7 @@ class Probing:
         with self._lock:
             if not self._ending:
                 self._boundary = boundary
+                self.beside_training = True
                 return False
         _, passed = self._future.result()
         if boundary > passed:

@@ -58,10 +58,13 @@ class Reviewer:
         swaps: Callable[[], list[tuple[int, float]]],
         step_s: float,
         loss: tuple[int, float, float],
+        *,
+        rough_step: bool = False,
     ) -> Future:
         """Collective: asks all ranks what they have seen; the future is of an Outcome.
 
-        `swaps()` waits for what this rank has seen of its transfers. The thread is a daemon: a process that ends
+        `swaps()` waits for what this rank has seen of its transfers; with `rough_step` the profile's step was measured
+        beside a probe. The thread is a daemon: a process that ends
         because a site was lost does not wait for that site's answer.
         """
         future: Future = Future()
@@ -73,7 +76,7 @@ class Reviewer:
                     before.join()  # of a plan that was given up, with whose messages ours must not be mixed
                 mine = {"swaps": swaps(), "step_s": step_s, "loss": loss}
                 told = self._control.consult(
-                    "reviewing the plan", mine, lambda answers: self._decide(plan, profile, answers)
+                    "reviewing the plan", mine, lambda answers: self._decide(plan, profile, answers, rough_step)
                 )
                 future.set_result(
                     Outcome(
@@ -89,15 +92,15 @@ class Reviewer:
         self._thread.start()
         return future
 
-    def _decide(self, plan: Plan, before: Profile | None, answers: list[dict]) -> dict:
+    def _decide(self, plan: Plan, before: Profile | None, answers: list[dict], rough_step: bool) -> dict:
         """Rank 0."""
-        better, profile = self._review_course(plan, before, answers)
+        better, profile = self._review_course(plan, before, answers, rough_step)
         better, warning = self._review_outer(plan, better, pooled([answer["loss"] for answer in answers]))
         news = profile.to_json() if profile is not None and profile != before else None
         return {"plan": better.to_json() if better else None, "profile": news, "warning": warning}
 
     def _review_course(
-        self, plan: Plan, profile: Profile | None, answers: list[dict]
+        self, plan: Plan, profile: Profile | None, answers: list[dict], rough_step: bool
     ) -> tuple[Plan | None, Profile | None]:
         """What links and steps ask for."""
         if profile is None or profile.link is None or plan.schedule == Schedule.MANUAL:
@@ -112,7 +115,7 @@ class Reviewer:
             for rank, answer in enumerate(answers)
         ]
         sites = len(self._topology.sites)
-        return review(plan, self.request, profile, sites, seen, follow_link=self._follow_link)
+        return review(plan, self.request, profile, sites, seen, follow_link=self._follow_link, rough_step=rough_step)
 
     def _review_outer(self, plan: Plan, better: Plan | None, loss: Loss | None) -> tuple[Plan | None, str | None]:
         """What the loss says of the outer step. One that we chose is damped; yours is warned about."""

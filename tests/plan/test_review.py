@@ -93,6 +93,13 @@ def test_the_slowest_rank_s_step_counts():
     assert "to 0.900 s" in reviewed(now)[0].reason
 
 
+def test_a_step_that_was_measured_beside_a_probe_is_looked_at_more_closely():
+    now = seen(100, step_s=0.255)  # instead of 0.3
+    assert reviewed(now) == (None, profile(100))
+    assert reviewed(now, rough_step=True)[1].compute_s == pytest.approx(0.255)
+    assert reviewed(seen(100, step_s=0.28), rough_step=True) == (None, profile(100))
+
+
 def test_what_the_user_fixed_stays():
     fixed = Request(mode="stream", period=4, codec="fp32", delay=1)
     plan, _ = reviewed(seen(30), request=Request(mode="stream", period=4, codec="fp32"))

@@ -43,7 +43,7 @@ def probed(sites, boundaries, monkeypatch, latency_s=0.15, measure=None):
         probe = Probing(rounds, transport.topology, LinkConfig())
         boundary = 0
         for boundary in range(1, boundaries[transport.topology.rank] + 1):
-            assert not probe.is_over(boundary)
+            assert not probe.is_over(boundary) and probe.beside_training
         passed.wait(20)
         while not probe.is_over(boundary := boundary + 1):
             assert probe.links is None
