@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """While a plan runs: does what is seen still fit it, and which plan would fit better?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
@@ -11,8 +11,9 @@ from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
+from geo_accel.plan.slowing import Steps, values_per_round
 from geo_accel.profile.link import Link
-from geo_accel.profile.profile import Profile
+from geo_accel.profile.profile import Handling, Profile
 
 # A link or a step that differs by less from what the plan was made for is noise, not news.
 TOLERANCE = 0.25
@@ -35,8 +36,7 @@ class Seen:
 
     swaps: tuple[tuple[int, float], ...]
     """Bytes sent and seconds of each swap with its peers, in order."""
-    step_s: float
-    """Seconds of a step without its waiting for the WAN."""
+    steps: Steps
     slowness: float = 1.0
     """Of its site's uplink, beside the slowest link: 1 for the slowest, 0.1 for one of ten times the bandwidth."""
 
@@ -112,18 +112,20 @@ def review(
     *,
     follow_link: bool = True,
     rough_step: bool = False,
+    handling: Mapping[str, Handling] | None = None,
 ) -> tuple[Plan | None, Profile]:
     """A better plan, with its reason, or None; and the profile as it is now.
 
     `profile` is what `plan` was made from, `seen` what every rank has seen since. Only where link or step have changed
     by more than `TOLERANCE` a new plan is made; it keeps what `request` fixes. Without `follow_link` the profile's
     link is what the user stated, and stays. With `rough_step` the profile's step was measured beside a probe.
+    `handling` is what handling a value turns out to cost, where anybody knows.
     """
     link = profile.link
     # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.
     follows = follow_link and link is not None and plan.exchange != Exchange.HUB
     now = seen_link(seen, link) if follows else None
-    step_s = max(one.step_s for one in seen)
+    step_s = max(one.steps.step_s for one in seen)
     news = []
     if now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
         news.append(f"the link went from {link.megabits_per_second:.0f} to {now.megabits_per_second:.0f} Mbit/s")
@@ -131,6 +133,12 @@ def review(
     if _differs(step_s, profile.compute_s, _ROUGH_TOLERANCE if rough_step else TOLERANCE):
         news.append(f"a step went from {profile.compute_s:.3f} to {step_s:.3f} s")
         profile = profile.with_step(step_s)
+    if handling is not None:
+        costs = [cost[plan.averaging.codec].training_s for cost in (profile.handling, handling)]
+        if _differs(costs[1], costs[0]):
+            before_ms, now_ms = (cost * values_per_round(plan) * 1e3 for cost in costs)
+            news.append(f"a round takes {now_ms:.1f} ms of a step, not {before_ms:.1f}")
+            profile = replace(profile, handling=handling)
     if not news:
         return None, profile
     better = choose_plan(request, plan.units, sites, profile)

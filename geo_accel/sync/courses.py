@@ -38,6 +38,10 @@ class Course(ABC):
     def begins_anew(self, boundary: int) -> bool:
         """Whether the plan's first step comes next, so that another plan can begin in its place."""
 
+    def begins_rounds(self, boundary: int) -> bool:
+        """Whether rounds begin at this boundary."""
+        return False
+
     def start_step(self, step: int) -> None:  # noqa: B027 (most have nothing to do)
         """`step` begins."""
 
@@ -67,6 +71,9 @@ class AtBoundaries(Course):
 
     def begins_anew(self, boundary: int) -> bool:
         return self.slot(boundary) == 0
+
+    def begins_rounds(self, boundary: int) -> bool:
+        return bool(self.plan.rounds[self.slot(boundary)])
 
     def at_boundary(self, boundary: int) -> float:
         waited = self._in_flight.apply_due(boundary)

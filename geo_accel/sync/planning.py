@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import replace
-from statistics import median
 from time import perf_counter
 
 import torch
@@ -24,6 +23,7 @@ from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.review import Sounding, sounding
+from geo_accel.plan.slowing import Step, Steps
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
@@ -68,6 +68,7 @@ class Planning:
             transport.topology,
             request,
             follow_link=config.link.bandwidth_mbps == AUTO,
+            shares_processors=rounds.masters.device.type == "cpu",
         )
         self.profile: Profile | None = None
         """What the current plan was made from; None where nothing was measured."""
@@ -97,7 +98,7 @@ class Planning:
         self._count = self._due = self._sound_at = 0
         """Steps since the plan was adopted, when the review's outcome is taken, and when the link is sounded next."""
         self._sounding: Sounding | None = None
-        self._steps: deque[float] = deque(maxlen=4 * REVIEW_STEPS)
+        self._steps: deque[Step] = deque(maxlen=4 * REVIEW_STEPS)
         self._watch_losses: Callable[[], LossWatch] = lambda: LossWatch(model)
         self._losses: LossWatch | None = None
 
@@ -259,9 +260,9 @@ class Planning:
             self._layers.remove()
             self._layers = self._rehearsal = None
 
-    def saw_step(self, seconds: float) -> None:
-        """Not collective: a step took so long, waiting for the WAN not counted."""
-        self._steps.append(seconds)
+    def saw_step(self, step: Step) -> None:
+        """Not collective: a step has ended under a plan."""
+        self._steps.append(step)
         self._count += 1
 
     def _reviews(self, plan: Plan) -> bool:
@@ -283,7 +284,7 @@ class Planning:
                 logger.warning(outcome.warning)
             return outcome.plan
         if len(self._steps) >= REVIEW_STEPS and self._reviews(plan):
-            step_s = median(self._steps)
+            steps = Steps.of(self._steps)
             self._steps.clear()
             loss = self._losses.take() if self._losses is not None else (0, 0.0, 0.0)
             if self._sounding is not None and self._count >= self._sound_at:
@@ -292,7 +293,7 @@ class Planning:
             # After the rounds that were started before it: of the same ones on every rank.
             swaps = self._rounds.in_background(self._transport.take_swaps)
             self._review = self.reviewer.begin(
-                plan, self.profile, swaps.result, step_s, loss, rough_step=self._rough_step
+                plan, self.profile, swaps.result, steps, loss, rough_step=self._rough_step
             )
             self._rough_step = False
             self._due = self._count + steps_of_review(self.profile)

@@ -5,13 +5,14 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from geo_accel.config.names import Schedule
 from geo_accel.plan.damping import Loss, damped, has_risen, pooled
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.review import Seen, review
+from geo_accel.plan.slowing import Slowing, Steps
 from geo_accel.profile.profile import Profile
 from geo_accel.topology import Topology
 from geo_accel.transport.store import ControlPlane
@@ -41,13 +42,22 @@ class Outcome:
 class Reviewer:
     """Holds reviews, one at a time. What rank 0 remembers between them is on rank 0 only."""
 
-    def __init__(self, control: ControlPlane, topology: Topology, request: Request, *, follow_link: bool) -> None:
+    def __init__(
+        self,
+        control: ControlPlane,
+        topology: Topology,
+        request: Request,
+        *,
+        follow_link: bool,
+        shares_processors: bool,
+    ) -> None:
         """`control` is for this reviewer's thread alone: two threads cannot share one. With `follow_link` False the
-        link is what the user stated."""
+        link is what the user stated; with `shares_processors` rounds take from computing."""
         self.request = request
         """What is asked for, as it is now: an outer step of ours that has raised the loss is damped."""
         self._damps = request.outer == "auto"
         self._control, self._topology, self._follow_link = control, topology, follow_link
+        self._slowing = Slowing() if shares_processors else None
         self._least_loss: Loss | None = None
         self._thread: threading.Thread | None = None
 
@@ -56,7 +66,7 @@ class Reviewer:
         plan: Plan,
         profile: Profile | None,
         swaps: Callable[[], list[tuple[int, float]]],
-        step_s: float,
+        steps: Steps,
         loss: tuple[int, float, float],
         *,
         rough_step: bool = False,
@@ -74,7 +84,7 @@ class Reviewer:
             try:
                 if before is not None:
                     before.join()  # of a plan that was given up, with whose messages ours must not be mixed
-                mine = {"swaps": swaps(), "step_s": step_s, "loss": loss}
+                mine = {"swaps": swaps(), "steps": asdict(steps), "loss": loss}
                 told = self._control.consult(
                     "reviewing the plan", mine, lambda answers: self._decide(plan, profile, answers, rough_step)
                 )
@@ -109,13 +119,22 @@ class Reviewer:
         seen = [
             Seen(
                 swaps=tuple((size, taken) for size, taken in answer["swaps"]),
-                step_s=answer["step_s"],
+                steps=Steps(**answer["steps"]),
                 slowness=slowness[self._topology.site_of(rank).name],
             )
             for rank, answer in enumerate(answers)
         ]
         sites = len(self._topology.sites)
-        return review(plan, self.request, profile, sites, seen, follow_link=self._follow_link, rough_step=rough_step)
+        return review(
+            plan,
+            self.request,
+            profile,
+            sites,
+            seen,
+            follow_link=self._follow_link,
+            rough_step=rough_step,
+            handling=self._slowing and self._slowing.handling(plan, profile, [one.steps for one in seen]),
+        )
 
     def _review_outer(self, plan: Plan, better: Plan | None, loss: Loss | None) -> tuple[Plan | None, str | None]:
         """What the loss says of the outer step. One that we chose is damped; yours is warned about."""

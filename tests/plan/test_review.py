@@ -8,6 +8,7 @@ from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
 from geo_accel.plan.request import Request
 from geo_accel.plan.review import TOLERANCE, Seen, review, seen_link, sounding
+from geo_accel.plan.slowing import Steps
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile, UnitProfile
 
@@ -26,10 +27,14 @@ def profile(mbps, step_s=0.3):
     )
 
 
+def alike(step_s):
+    return Steps(quiet=(step_s,) * 10, beside=(step_s,) * 10)
+
+
 def seen(mbps, step_s=0.3, lag_s=(0.0, 0.0), swaps=5, nbytes=1_000_000):
     """What two ranks see of a link; where a rank waits for the other, its own swap takes longer."""
     taken = Link.of(mbps=mbps, latency_ms=1).seconds(1, nbytes)
-    return [Seen(swaps=((nbytes, taken + lag),) * swaps, step_s=step_s) for lag in lag_s]
+    return [Seen(swaps=((nbytes, taken + lag),) * swaps, steps=alike(step_s)) for lag in lag_s]
 
 
 def reviewed(now, request=None, **how):
@@ -89,7 +94,7 @@ def test_slower_steps_leave_room_for_more():
 
 
 def test_the_slowest_rank_s_step_counts():
-    now = [replace(one, step_s=step_s) for one, step_s in zip(seen(100), (0.3, 0.9), strict=True)]
+    now = [replace(one, steps=alike(step_s)) for one, step_s in zip(seen(100), (0.3, 0.9), strict=True)]
     assert "to 0.900 s" in reviewed(now)[0].reason
 
 
@@ -113,7 +118,7 @@ def test_a_stated_link_is_believed():
 
 
 def test_an_interval_without_transfers_says_nothing_about_the_link():
-    assert seen_link([Seen(swaps=(), step_s=0.3)] * 2, LINK) is None
+    assert seen_link([Seen(swaps=(), steps=alike(0.3))] * 2, LINK) is None
     assert reviewed(seen(30, swaps=0))[0] is None
 
 
@@ -158,7 +163,7 @@ def test_beside_small_rounds_the_link_is_sounded_for_a_hundredth_of_what_it_carr
     for mbps in (100, 20):
         link = Link.of(mbps=mbps, latency_ms=1)
         swaps = (*[(8_000, link.seconds(1, 8_000))] * 20, *[(found.nbytes, link.seconds(1, found.nbytes))] * 2)
-        _, learnt = review(plan, REQUEST, before, 2, [Seen(swaps=swaps, step_s=before.compute_s)] * 2)
+        _, learnt = review(plan, REQUEST, before, 2, [Seen(swaps=swaps, steps=alike(before.compute_s))] * 2)
         assert learnt.link.megabits_per_second == pytest.approx(mbps, rel=0.02)
 
 
@@ -175,4 +180,4 @@ def test_a_round_on_a_long_line_tells_when_its_bytes_take_half_a_latency(latency
     for mbps in (20, 100, 400):
         now = Link.of(mbps=mbps, latency_ms=latency_ms)
         swaps = ((2_000_000, now.seconds(1, 2_000_000)),) * 5
-        assert seen_link([Seen(swaps=swaps, step_s=0.3)] * 2, planned).megabits_per_second == pytest.approx(mbps)
+        assert seen_link([Seen(swaps=swaps, steps=alike(0.3))] * 2, planned).megabits_per_second == pytest.approx(mbps)
