@@ -126,8 +126,8 @@ class Engine:
                 if plan is not None:
                     self.figures.waited(self._apply_all())
                     self._adopt(plan)
-            self.figures.waited(self._course.at_boundary(self.step_count))
-        self._clock.start(beside=self._course.begins_rounds(self.step_count))
+            self._clock.between(self._course, self.step_count)
+        self._clock.start()
         self._course.start_step(self.step_count + 1)
 
     def _plan_first(self) -> None:

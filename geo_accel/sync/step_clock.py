@@ -9,6 +9,7 @@ from geo_accel.plan.slowing import Step
 from geo_accel.profile.layers import LayerTimer
 from geo_accel.profile.trace import Trace
 from geo_accel.report.figures import Figures
+from geo_accel.sync.courses import Course
 from geo_accel.sync.planning import Planning
 from geo_accel.units import Unit
 
@@ -29,23 +30,26 @@ class StepClock:
         self._layers = LayerTimer(model, units, optimizer, trace.add) if trace.wanted else None
         self._began: float | None = None
         self._exposed_before = 0.0
-        self._ended: tuple[float, float] | None = None
         self._between_s, self._beside = 0.0, False
 
-    def start(self, *, beside: bool) -> None:
-        """A step begins, with `beside` beside a round that has just begun."""
-        self._began, self._exposed_before, self._beside = perf_counter(), self._figures.exposed_s, beside
-        self._between_s = 0.0
-        if self._ended is not None:
-            ended, exposed = self._ended
-            self._between_s = self._began - ended - (self._exposed_before - exposed)
+    def between(self, course: Course, boundary: int) -> None:
+        """What `course` does for rounds at this boundary, before the next step begins."""
+        start = perf_counter()
+        waited = course.at_boundary(boundary)
+        self._figures.waited(waited)
+        self._between_s = perf_counter() - start - waited
+        self._beside = course.begins_rounds(boundary)
+
+    def start(self) -> None:
+        """A step begins."""
+        self._began, self._exposed_before = perf_counter(), self._figures.exposed_s
         self._planning.start_step()
         if self._layers is not None:
             self._layers.start_step()
 
     def drop(self) -> None:
         """What follows until the next step begins (evaluation, saving) is none."""
-        self._began = self._ended = None
+        self._began = None
         self._planning.drop_step()
         if self._layers is not None:
             self._layers.drop_step()
@@ -62,7 +66,6 @@ class StepClock:
         if planned:
             seconds = now - self._began - (self._figures.exposed_s - self._exposed_before)
             self._planning.saw_step(Step(seconds=seconds, between_s=self._between_s, beside=self._beside))
-        self._ended = (perf_counter(), self._figures.exposed_s)
 
     def flushed(self, start: float) -> None:
         """A flush that began at `start` (seconds of `perf_counter`) is over; evaluating or saving follows."""

@@ -23,7 +23,12 @@ LINK = {"link": {"latency_ms": 0.1}, "compression": {"codec": "bf16"}, "sync": {
 def free_rounds() -> None:
     """Rounds cost no computing, which ranks that share cores see very differently."""
     planning.measure_handling = lambda *_: {}
-    planning.measure_contention = lambda *_: planning.Contention()
+
+    def measure_contention(*_):
+        time.sleep(0.3)  # as long as it takes: no work for rounds
+        return planning.Contention()
+
+    planning.measure_contention = measure_contention
     flush.FLUSH_ELEMENTS = 4 * 1024 * 1024  # by the worker's fifty at a time, models of this size take minutes
 
 
@@ -85,6 +90,8 @@ def followed(steps: int, change_at: int) -> dict:
     session = connect(LINK if alone else LINK | {"sync": {"period": 4, "outer": "mean"}})
     mbps = slowed(session)
     engine = session.engine(model, optimizer=optimizer)
+    seen, saw_step = [], engine.planning.saw_step
+    engine.planning.saw_step = lambda step: (seen.append(step), saw_step(step))
     nudge(model, seed=session.topology.site_index, scale=0.1)
     for step in range(1, steps + 1):
         if step == change_at:
@@ -95,7 +102,13 @@ def followed(steps: int, change_at: int) -> dict:
         engine.step()
     engine.flush()
     summary = engine.summary()
-    record = {"plans": summary["plans"], "link_mbps": summary["link_mbps"], "bits": checksums(engine.units)}
+    record = {
+        "plans": summary["plans"],
+        "link_mbps": summary["link_mbps"],
+        "bits": checksums(engine.units),
+        "beside": [step.beside for step in seen],
+        "most_between_s": max(step.between_s for step in seen),
+    }
     engine.close()
     return record
 

@@ -23,6 +23,12 @@ def test_all_ranks_adopt_the_same_plans_at_the_same_steps(records):
     assert all(record["bits"] == records[0]["bits"] for record in records)
 
 
+def test_steps_tell_whether_rounds_began_and_what_they_took_of_the_training_thread(records):
+    for record in records:
+        assert 0 < record["most_between_s"] < 0.25  # planning takes longer, and is no round's
+        assert record["beside"] == records[0]["beside"] and {True} <= set(record["beside"])
+
+
 def test_a_slower_link_is_followed_within_an_interval(records):
     assert records[0]["link_mbps"] == pytest.approx(40, rel=0.25)
     if len(records) > 2:
