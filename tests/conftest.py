@@ -17,6 +17,8 @@ from geo_accel.testing.forking import ForkServers
 # No import above brings torch, so these still come before it; worker processes inherit all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# torch asks DNS for the names of both ends of every connection that it makes, and a lost answer costs 5 s by default.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ[_variable] = "1"
 
