@@ -9,13 +9,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast quality style docs findings clean
+.PHONY: help demo test test-fast wheel quality style docs findings clean
 
 help:
 	@echo "make demo       compare no communication, DDP, LocalSGD and geo_accel on two emulated sites"
 	@echo "                (12 minutes at most on 2 cores; DEMO_QUICK=1 make demo: 4 minutes)"
 	@echo "make test       lint, then every test"
 	@echo "make test-fast  lint, then the tests that are neither slow nor need the lab"
+	@echo "make wheel      build the wheel, install it in an empty environment and run the command from there"
 	@echo "make quality    check format and lint"
 	@echo "make style      apply format and lint fixes"
 	@echo "make docs       write docs/configuration.md from the settings"
@@ -38,6 +39,17 @@ test: quality
 
 test-fast: quality
 	$(PYTEST) -m "not slow and not lab"
+
+# What an editable install cannot show: files that the wheel lacks, dependencies that nobody declared.
+wheel: $(STAMP)
+	rm -rf build/wheel build/empty
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	! $(BIN)/python -m zipfile --list build/wheel/*.whl | grep -E '^(tests|benchmarks|recipes)/'
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet torch==2.13.0
+	build/empty/bin/python -m pip install --quiet -c constraints.txt build/wheel/*.whl
+	cd build && empty/bin/geo-accel --version && empty/bin/geo-accel simulate --help >/dev/null && \
+		empty/bin/python -c 'import geo_accel; geo_accel.GeoSync, geo_accel.plug_into; print(geo_accel.__file__)'
 
 quality: $(STAMP)
 	$(BIN)/ruff format --check .

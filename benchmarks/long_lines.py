@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What "auto" finds and makes of long lines: `python -m benchmarks.long_lines [--lines 75,0 75,0.1] [--package PATH]`.
 
-Steps of a known length (`geo_accel.testing.pace_worker`) on two emulated sites, for each line a one-way latency in ms
+Steps of a known length (`tests.workers.pace_worker`) on two emulated sites, for each line a one-way latency in ms
 and a loss in percent. Efficiency is the steps' own time over what they took, once with and once without the steps
 before the plan. `--package` runs another checkout's geo_accel, to compare with. Writes runs/long_lines/results.json
 and table.md.
@@ -19,7 +19,7 @@ from benchmarks.kit.environment import steady
 from benchmarks.kit.report import Table, report
 from benchmarks.kit.study import RESULTS
 from geo_accel.lab import run_sites
-from geo_accel.testing import pace_worker
+from tests.workers import pace_worker
 
 LINES = ("0,0", "25,0", "75,0", "150,0", "25,0.1", "75,0.1", "150,0.1")
 STEP_S, VALUES, MBPS = 0.3, 4_000_000, 100

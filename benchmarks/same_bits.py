@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from geo_accel.testing.launch import run_workers
+from tests.workers.launch import run_workers
 
 STEPS = ["--steps", "24", "--save-every", "12"]
 
@@ -64,10 +64,12 @@ def main() -> int:
     """Runs all on both checkouts; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="a checkout to compare this one with")
-    parser.add_argument("--worker", default="geo_accel.testing.train_worker", help="this checkout's")
     options = parser.parse_args()
     here = Path(__file__).resolve().parents[1]
-    checkouts = {"here": (here, options.worker), "other": (options.other.resolve(), "geo_accel.testing.train_worker")}
+    other = options.other.resolve()
+    moved = (other / "tests/workers/train_worker.py").exists()  # it once was part of the package
+    theirs = "tests.workers.train_worker" if moved else "geo_accel.testing.train_worker"
+    checkouts = {"here": (here, "tests.workers.train_worker"), "other": (other, theirs)}
     table = Table("run", *checkouts, "")
     same = True
     with tempfile.TemporaryDirectory() as folder:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 from geo_accel.lab import why_unavailable
-from geo_accel.testing import launch
-from geo_accel.testing.forking import ForkServers
+from tests.workers import launch
+from tests.workers.forking import ForkServers
 
 # No import above brings torch, so these still come before it; worker processes inherit all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,7 +23,7 @@ for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"
     os.environ[_variable] = "1"
 
 # The workers that were seen to pass when they are forked; the others start Python.
-FORKED = ("geo_accel.testing.engine_worker", "geo_accel.testing.train_worker")
+FORKED = ("tests.workers.engine_worker", "tests.workers.train_worker")
 
 # Timing on a shared machine says nothing about the code: the per-test timeout is what bounds a test.
 settings.register_profile("geo_accel", deadline=None, max_examples=100, print_blob=True)

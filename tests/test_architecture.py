@@ -32,9 +32,8 @@ LAYERS = {
     "integrations": 5,
     "__init__": 6,
 }
-# These may import anything; of the others only commands and testing may import lab or commands.
-FREE = {"commands", "lab", "testing"}
-MAY_IMPORT_LAB_AND_COMMANDS = {"commands", "testing"}
+# These may import anything; of the others only commands may import lab, and nobody commands.
+FREE = {"commands", "lab"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
@@ -108,11 +107,13 @@ def direction_problems(package: Path) -> list[str]:
             problems.append(f"{module}: {part} has no place in LAYERS of tests/test_architecture.py")
     for one in imports_of(package):
         source, target = part_of(one.module), part_of(one.target)
+        if one.target.split(".")[0] == "tests":
+            problems.append(f"{one}: the package imports no tests")
         if one.target.split(".")[0] != package.name or source == target:
             continue
         if target in ("lab", "commands"):
-            if source not in MAY_IMPORT_LAB_AND_COMMANDS:
-                problems.append(f"{one}: only commands and testing may import {target}")
+            if source != "commands":
+                problems.append(f"{one}: only commands may import {target}")
         elif source not in FREE:
             if target in FREE or LAYERS.get(target, 0) > LAYERS.get(source, 0):
                 problems.append(f"{one}: {source} is below {target}")
@@ -228,9 +229,9 @@ def test_every_folder_with_modules_is_a_package():
         ({"wire/a.py": "from ..sync.engine import Engine"}, "wire is below sync"),
         ({"wire/a.py": "from .. import sync"}, "wire is below sync"),
         ({"sync/a.py": "from geo_accel import GeoSync"}, "sync is below __init__"),
-        ({"sync/a.py": "from geo_accel.lab import shaping"}, "only commands and testing may import lab"),
-        ({"lab/a.py": "import geo_accel.commands.main"}, "only commands and testing may import commands"),
-        ({"sync/a.py": "import geo_accel.testing.worker"}, "sync is below testing"),
+        ({"sync/a.py": "from geo_accel.lab import shaping"}, "only commands may import lab"),
+        ({"lab/a.py": "import geo_accel.commands.main"}, "only commands may import commands"),
+        ({"sync/a.py": "import tests.workers.launch"}, "the package imports no tests"),
         (
             {"plan/a.py": "import geo_accel.wire", "wire/a.py": "import geo_accel.plan"},
             "plan -> wire -> plan: a cycle",
@@ -283,7 +284,7 @@ def test_vague_names_are_found(tmp_path):
 
 def _package(folder: Path, files: dict[str, str]) -> Path:
     package = folder / "geo_accel"
-    skeleton = ["__init__.py", "config/__init__.py", "units.py", "commands/main.py", "testing/worker.py"]
+    skeleton = ["__init__.py", "config/__init__.py", "units.py", "commands/main.py"]
     skeleton += [f"{part}/__init__.py" for part in ("sync", "plan", "wire", "profile", "lab", "integrations")]
     for name, text in {**dict.fromkeys(skeleton, ""), "sync/engine.py": "", **files}.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from geo_accel.testing.models import build_data, build_model
 from geo_accel.units import checksums, find_units, record_backward_order
+from tests.workers.models import build_data, build_model
 
 
 def trainable(model):

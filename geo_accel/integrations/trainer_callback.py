@@ -163,6 +163,10 @@ class GeoCallback(TrainerCallback):
             trainer.state.global_step += 1
             trainer.control = handler.on_step_end(trainer.args, trainer.state, trainer.control)
             self._log_save_evaluate(trial)
+            if trainer.control.should_epoch_stop:  # all sites' epochs end here, and what is done then is agreed on
+                trainer.control = handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
+                self._log_save_evaluate(trial)
+                trainer.control = handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
 
     def _log_save_evaluate(self, trial: object) -> None:
         trainer = self._trainer

@@ -133,8 +133,9 @@ class Decisions:
         elif event == "on_epoch_end":
             self._end_epoch(args, state, control)
         elif event == "on_evaluate":
-            # Evaluating is collective, so every site is here.
-            self._grant(self._any(self._take(control)), control)
+            # Evaluating is collective, so every site is here. Another evaluation would be of the same weights, and
+            # only a site whose epoch ends here would make it.
+            self._grant(self._any(self._take(control)) - {EVALUATE}, control)
         else:
             self._wish_all(self._take(control))
 

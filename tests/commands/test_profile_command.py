@@ -8,7 +8,7 @@ import torch
 
 from geo_accel.commands.main import main
 from geo_accel.profile.profile import read_profile
-from geo_accel.testing.launch import run_workers
+from tests.workers.launch import run_workers
 
 SMALL = ["--model", "gpt2", "--config-overrides", "n_layer=2,n_embd=32,n_head=4,vocab_size=50"]
 SMALL += ["--batch", "2", "--sequence", "16"]

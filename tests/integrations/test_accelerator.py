@@ -7,8 +7,8 @@ from statistics import fmean
 import pytest
 import torch
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import distance, train
+from tests.workers.launch import run_workers
+from tests.workers.runs import distance, train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -23,7 +23,7 @@ SCENARIOS = [*MOVING, "moving_buffer", "stream", "stream_late", "blocking", "une
 def records(request, tmp_path_factory):
     """By scenario, then by rank."""
     out = tmp_path_factory.mktemp("engine")
-    command = ["geo_accel.testing.engine_worker", str(out), *SCENARIOS]
+    command = ["tests.workers.engine_worker", str(out), *SCENARIOS]
     finished = run_workers(command, request.param, timeout_s=300, environ={"ENGINE_WORKER_DEVICE": "cuda"})
     for rank, one in enumerate(finished):
         assert one.returncode == 0, f"rank {rank}:\n{one.output[-3000:]}"

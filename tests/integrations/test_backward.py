@@ -7,10 +7,10 @@ import pytest
 
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.models import build_model
-from geo_accel.testing.runs import WORKER, distance, error_lines, train, windows_without
 from geo_accel.units import find_units
+from tests.workers.launch import run_workers
+from tests.workers.models import build_model
+from tests.workers.runs import WORKER, distance, error_lines, train, windows_without
 
 INTEGRATIONS = ["accelerate", "trainer"]
 

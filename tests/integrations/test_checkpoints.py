@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from geo_accel.testing.launch import run_workers
+from tests.workers.launch import run_workers
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Records of both sites, on one machine."""
     out = tmp_path_factory.mktemp("checkpoints")
-    finished = run_workers(["geo_accel.testing.checkpoint_worker", "--out", str(out)], (2,), 100)
+    finished = run_workers(["tests.workers.checkpoint_worker", "--out", str(out)], (2,), 100)
     records = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert [one.returncode for one in finished] == [-9, 3], [one.output[-3000:] for one in finished]
     return {"path": out, "records": records, "survivor": records[1]}

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from geo_accel import ConfigError, load_config
-from geo_accel.testing.launch import Finished, run_workers
-from geo_accel.testing.models import build_data, build_model
 from geo_accel.topology import Site, Topology
 from geo_accel.transport.identity import HEADER_BYTES
+from tests.workers.launch import Finished, run_workers
+from tests.workers.models import build_data, build_model
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 pytest.importorskip("deepspeed")
@@ -42,7 +42,7 @@ BF16 = ["--dtype", "bf16", "--steps", "11"]
 def launch(commands: list[str], sites: tuple[int, ...] = (2, 2)) -> list[Finished]:
     # DeepSpeed's kernel for shared memory would take all ranks of this machine for one site.
     environ = {"LOCAL_SIZE": str(sites[0]), "DS_ACCELERATOR": "cpu"}
-    return run_workers(["geo_accel.testing.deepspeed_worker", *commands], sites, 170, environ)
+    return run_workers(["tests.workers.deepspeed_worker", *commands], sites, 170, environ)
 
 
 @pytest.fixture(scope="module")

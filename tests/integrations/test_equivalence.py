@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from geo_accel.testing.runs import distance, train
 from geo_accel.transport.identity import HEADER_BYTES
+from tests.workers.runs import distance, train
 
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32"}})
 LOCAL_SGD = json.dumps(

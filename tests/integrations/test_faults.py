@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import WORKER, Run, error_lines
+from tests.workers.launch import run_workers
+from tests.workers.runs import WORKER, Run, error_lines
 
 IMPATIENT = json.dumps(
     {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"round_timeout_s": 6}}

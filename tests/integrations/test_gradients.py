@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
-from geo_accel.testing.launch import run_workers
 from geo_accel.topology import Site, Topology
+from tests.workers.launch import run_workers
 
 KEPT = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwrapped", "both", "frozen", "trainer"]
 
@@ -22,7 +22,7 @@ KEPT = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwra
 def records(tmp_path_factory):
     """By scenario, then by rank: two ranks at the first site, one at the second."""
     out = tmp_path_factory.mktemp("crossing")
-    finished = run_workers(["geo_accel.testing.crossing_worker", str(out), *KEPT, "one"], (2, 1), timeout_s=170)
+    finished = run_workers(["tests.workers.crossing_worker", str(out), *KEPT, "one"], (2, 1), timeout_s=170)
     for rank, one in enumerate(finished):
         assert one.returncode == 0, f"rank {rank}:\n{one.output[-3000:]}"
     return {name: read(out, name, 3) for name in [*KEPT, "one"]}

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import WORKER, error_lines, train
+from tests.workers.launch import run_workers
+from tests.workers.runs import WORKER, error_lines, train
 
 pytest.importorskip("trl")
 CONFIG = {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"round_timeout_s": 6}}

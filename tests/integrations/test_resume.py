@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import WORKER, Run, distance, error_lines, train
+from tests.workers.launch import run_workers
+from tests.workers.runs import WORKER, Run, distance, error_lines, train
 
 CONFIG = json.dumps(
     {

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import Run, distance
-from geo_accel.testing.saving_worker import weights_in
+from tests.workers.launch import run_workers
+from tests.workers.runs import Run, distance
+from tests.workers.saving_worker import weights_in
 
-WORKER = "geo_accel.testing.saving_worker"
+WORKER = "tests.workers.saving_worker"
 EPOCHS = json.dumps({"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 2})
 SIGNALS = json.dumps({"enable_jit_checkpoint": True})
 BEST = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}

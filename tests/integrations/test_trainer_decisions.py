@@ -129,6 +129,11 @@ class Site:
                 self.state.global_step += 1
                 self.event("on_step_end")
                 self.tail()
+                if self.control.should_epoch_stop:
+                    self.event("on_epoch_end")
+                    self.tail()
+                    self.control.should_epoch_stop = False
+                    self.event("on_epoch_begin")
         if self.decisions.end(self.control):
             self.tail()
 
@@ -214,6 +219,12 @@ def test_what_is_decided_after_an_evaluation_happens_at_once():
     assert done == [(3, "evaluate"), (3, "save"), (6, "evaluate")] and end == 6
 
 
+def test_an_evaluation_that_is_asked_for_during_one_is_that_one():
+    asks = {1: [("on_step_begin", 1, "evaluate"), ("on_evaluate", 3, "evaluate")]}
+    done, end = run([[1], [2]], asks=asks, max_steps=14)
+    assert done == [(3, "evaluate")] and end == 14
+
+
 def test_a_site_without_data_goes_along_until_all_stop():
     done, end = run([[4, 0], [50]], strategies={"save": "steps"}, max_steps=30, streams=True)
     assert end == 4 + LATER and done == [(4, "save")]  # step 8 is not reached
@@ -223,6 +234,12 @@ def test_a_site_whose_epochs_are_over_goes_along_too():
     asks = {0: [("on_log", 2, "stop_epoch")]}
     assert run([[3], [7]], asks=asks, max_steps=100, epochs=2)[1] < 20
     assert run([[5], [5]], asks=asks, max_steps=100, epochs=2)[1] == 2 + LATER + 5
+
+
+def test_a_site_whose_data_are_over_ends_an_epoch_with_the_others():
+    asks = {1: [("on_step_begin", 3, "stop_epoch")]}
+    done, end = run([[4, 0], [5, 0]], strategies={"save": "epoch"}, asks=asks, max_steps=14, streams=True)
+    assert (3 + LATER, "save") in done and end > 3 + LATER
 
 
 def test_agreed_weights_are_there_where_they_are_waited_for():

@@ -13,8 +13,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from geo_accel.integrations.trainer_callback import GeoCallback
 from geo_accel.integrations.trainer_disks import Disk
 from geo_accel.integrations.trainer_saving import Saving
-from geo_accel.testing.models import build_data, build_model
 from geo_accel.topology import Site, Topology
+from tests.workers.models import build_data, build_model
 
 SITES = (Site(name="a", ranks=(0,)), Site(name="b", ranks=(1,)))
 

@@ -12,7 +12,7 @@ from transformers.trainer_callback import CallbackHandler, TrainerCallback
 from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
 
 from geo_accel.integrations import trainer_seam as seam
-from geo_accel.testing.models import build_model
+from tests.workers.models import build_model
 
 
 def plugged(**missing):

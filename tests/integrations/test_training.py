@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from geo_accel.testing.runs import distance, train, windows_without
+from tests.workers.runs import distance, train, windows_without
 
 
 def config(**sync):

@@ -19,7 +19,7 @@ def config(codec, exchange):
 
 
 def counted(tmp_path, sites, configs):
-    command = [sys.executable, "-m", "geo_accel.testing.bytes_worker", str(tmp_path), *map(json.dumps, configs)]
+    command = [sys.executable, "-m", "tests.workers.bytes_worker", str(tmp_path), *map(json.dumps, configs)]
     result = run_sites(command, sites=sites, bandwidth_mbps=1000, timeout_s=150)
     assert result.exit_code == 0 and result.stopped_by is None, result.sites[0].output[-3000:]
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(sites)]
@@ -46,7 +46,7 @@ def test_the_kernel_counts_what_was_predicted_for_each_exchange(tmp_path):
 @pytest.mark.slow
 def test_no_byte_crosses_in_a_step_but_the_rounds_however_the_model_is_wrapped(tmp_path):
     names = ["plain", "bare", "whole", "whole_unwrapped", "regional", "regional_unwrapped", "both"]
-    command = [sys.executable, "-m", "geo_accel.testing.crossing_worker", str(tmp_path), *names]
+    command = [sys.executable, "-m", "tests.workers.crossing_worker", str(tmp_path), *names]
     result = run_sites(command, sites=2, bandwidth_mbps=1000, timeout_s=150)
     assert result.exit_code == 0 and result.stopped_by is None, result.sites[0].output[-3000:]
     for name in names:

@@ -16,7 +16,7 @@ STEP_S = 0.08
 
 
 def run(out, mbps, steps, config=None, rate_changes=()):
-    command = [sys.executable, "-m", "geo_accel.testing.pace_worker", "--steps", str(steps), "--out", str(out)]
+    command = [sys.executable, "-m", "tests.workers.pace_worker", "--steps", str(steps), "--out", str(out)]
     command += ["--step-s", str(STEP_S), "--values", "1200000", "--config", json.dumps(config or {})]
     result = run_sites(command, bandwidth_mbps=mbps, rate_changes=rate_changes, timeout_s=150)
     assert result.exit_code == 0 and result.stopped_by is None, result.sites[0].output[-3000:]

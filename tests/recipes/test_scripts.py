@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from geo_accel.testing.launch import run_workers
 from recipes.data import build_blocks
 from recipes.model import fresh_model
 from recipes.tokenizer import train_byte_level_bpe
+from tests.workers.launch import run_workers
 
 ROOT = Path(__file__).parents[2]
 TRAINER, NO_TRAINER = "finetune_clm", "finetune_clm_no_trainer"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
+from tests.workers.launch import run_workers
 
 BEFORE_UPDATE = ["backward", "backward_reentrant", "backward_measured"]
 LAUNCHES = {
@@ -18,7 +18,7 @@ LAUNCHES = {
 def records(request, tmp_path_factory):
     sites, scenarios = LAUNCHES[request.param]
     out = tmp_path_factory.mktemp("backward")
-    command = ["geo_accel.testing.engine_worker", str(out), *scenarios]
+    command = ["tests.workers.engine_worker", str(out), *scenarios]
     for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=150)):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
     return {
@@ -46,7 +46,7 @@ def test_all_ranks_hold_the_same_bits_after_a_flush(records):
 
 
 def test_updates_inside_backward_are_refused_where_gradients_are_reduced_later(tmp_path):
-    command = ["geo_accel.testing.engine_worker", str(tmp_path), "optimizer_in_backward"]
+    command = ["tests.workers.engine_worker", str(tmp_path), "optimizer_in_backward"]
     for finished in run_workers(command, sites=(2, 1), timeout_s=60):
         assert finished.returncode != 0
         assert "sync.optimizer_in_backward: sites of one process only" in finished.output

@@ -14,10 +14,10 @@ from geo_accel.profile.link import Link
 from geo_accel.sync import collectives_seam as seam
 from geo_accel.sync import crossings
 from geo_accel.sync.crossings import Crossings
-from geo_accel.testing.launch import run_workers
 from geo_accel.topology import Site, Topology
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.gloo import OUR_GROUPS
+from tests.workers.launch import run_workers
 
 TWO = Topology((Site("here", (0,)), Site("there", (1,))), rank=0)
 LINK = Link(latency_s=0.025, seconds_per_byte=1e-7)
@@ -122,7 +122,7 @@ def test_the_watch_costs_microseconds(watch):
 
 
 def test_a_script_that_gathers_is_told_and_a_lost_site_is_named_there_too(tmp_path):
-    command = ["geo_accel.testing.crossing_worker", str(tmp_path), "gathering", "losing"]
+    command = ["tests.workers.crossing_worker", str(tmp_path), "gathering", "losing"]
     finished = run_workers(command, timeout_s=120)
     assert [one.returncode for one in finished] == [0, 9], finished[0].output[-3000:]
     record = json.loads((tmp_path / "gathering.rank-0.json").read_text())

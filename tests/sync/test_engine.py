@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
-from geo_accel.testing.runs import windows_without
 from geo_accel.transport.identity import HEADER_BYTES
+from tests.workers.launch import run_workers
+from tests.workers.runs import windows_without
 
 SCENARIOS = [
     "stream",
@@ -45,7 +45,7 @@ ARRANGEMENTS = {"1+1": (1, 1), "1+1+1": (1, 1, 1), "2+2": (2, 2), "2+1": (2, 1)}
     ],
 )
 def test_what_is_broken_is_named_and_never_averaged_in(tmp_path, how, kind, told):
-    command = ["geo_accel.testing.engine_worker", str(tmp_path), how]
+    command = ["tests.workers.engine_worker", str(tmp_path), how]
     for rank, finished in enumerate(run_workers(command, timeout_s=100)):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
     records = [json.loads((tmp_path / f"{how}.rank-{rank}.json").read_text()) for rank in (0, 1)]
@@ -59,7 +59,7 @@ def test_what_is_broken_is_named_and_never_averaged_in(tmp_path, how, kind, told
 def test_a_site_that_is_out_of_step_is_named_by_all_and_nothing_is_averaged(tmp_path):
     """Payloads that do not belong together ended the process in gloo, or looked damaged."""
     for scenario, sites in (("out_of_step", (1, 1)), ("out_of_step_hub", (1, 1, 1))):
-        command = ["geo_accel.testing.engine_worker", str(tmp_path), "late", scenario]
+        command = ["tests.workers.engine_worker", str(tmp_path), "late", scenario]
         for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=100)):
             assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
         records = [json.loads((tmp_path / f"{scenario}.rank-{r}.json").read_text()) for r in range(len(sites))]
@@ -77,7 +77,7 @@ def test_a_site_that_is_out_of_step_is_named_by_all_and_nothing_is_averaged(tmp_
 
 def test_a_site_that_is_lost_while_steps_are_measured_is_named_at_the_next_step(tmp_path):
     """Survivors used to notice when measuring was over, and then waited for the deadline."""
-    finished = run_workers(["geo_accel.testing.engine_worker", str(tmp_path), "lost_early"], timeout_s=60)
+    finished = run_workers(["tests.workers.engine_worker", str(tmp_path), "lost_early"], timeout_s=60)
     assert [f.returncode for f in finished] == [0, 9], finished[0].output[-3000:]
     record = json.loads((tmp_path / "lost_early.json").read_text())
     assert record["step"] in (4, 5) and "site site1 (rank 1) is gone" in record["said"]
@@ -91,7 +91,7 @@ def launched(tmp_path_factory):
     def launch(arrangement):
         if arrangement not in known:
             out, sites = tmp_path_factory.mktemp("engine"), ARRANGEMENTS[arrangement]
-            command = ["geo_accel.testing.engine_worker", str(out), *ALL]
+            command = ["tests.workers.engine_worker", str(out), *ALL]
             for rank, finished in enumerate(run_workers(command, sites=sites, timeout_s=150)):
                 assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
             known[arrangement] = {"sites": sites} | {

@@ -5,9 +5,9 @@ from geo_accel.config import load_config
 from geo_accel.masters import PlainMasters
 from geo_accel.sync.handshake import require_same
 from geo_accel.sync.rest import untrained_checksums
-from geo_accel.testing.models import build_model
 from geo_accel.topology import build_topology
 from geo_accel.units import find_units
+from tests.workers.models import build_model
 
 
 class Answers:

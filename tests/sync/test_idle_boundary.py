@@ -16,7 +16,7 @@ CONFIG = {"sync": {"mode": "stream", "schedule": "full", "period": 20, "delay": 
 
 @pytest.mark.slow
 def test_an_idle_boundary_costs_next_to_nothing(tmp_path):
-    command = [sys.executable, "-m", "geo_accel.testing.pace_worker", "--steps", "60", "--step-s", str(SLEPT_S)]
+    command = [sys.executable, "-m", "tests.workers.pace_worker", "--steps", "60", "--step-s", str(SLEPT_S)]
     command += ["--values", "8000", "--out", str(tmp_path), "--config", json.dumps(CONFIG)]
     result = run_sites(command, shaping=False, timeout_s=120)
     assert result.exit_code == 0, result.sites[0].output[-3000:]

@@ -6,13 +6,13 @@ import json
 import pytest
 
 from geo_accel.sync.planning import REVIEW_STEPS
-from geo_accel.testing.launch import run_workers
+from tests.workers.launch import run_workers
 
 
 @pytest.fixture(scope="module", params=[(1, 1), (2, 2), (2, 1)], ids=str)
 def records(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("followed")
-    command = ["geo_accel.testing.engine_worker", str(out), "followed"]
+    command = ["tests.workers.engine_worker", str(out), "followed"]
     for rank, finished in enumerate(run_workers(command, sites=request.param, timeout_s=150)):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
     return [json.loads((out / f"followed.rank-{rank}.json").read_text()) for rank in range(sum(request.param))]
@@ -41,7 +41,7 @@ def test_a_slower_link_is_followed_within_an_interval(records):
 
 
 def test_losses_small_rounds_and_epochs_are_followed(tmp_path):
-    command = ["geo_accel.testing.engine_worker", str(tmp_path), "damped", "warned", "small_rounds", "epochs"]
+    command = ["tests.workers.engine_worker", str(tmp_path), "damped", "warned", "small_rounds", "epochs"]
     for rank, finished in enumerate(run_workers(command, timeout_s=100)):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-3000:]}"
     damped, warned = (

@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from geo_accel.sync.rest import rest_of, untrained_checksums
-from geo_accel.testing.models import build_model
 from geo_accel.units import find_units
+from tests.workers.models import build_model
 
 
 def rest(model):

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from geo_accel.sync.trained import trained_units
-from geo_accel.testing.models import build_model
+from tests.workers.models import build_model
 
 
 def names(units):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from geo_accel.testing.launch import run_workers
 from geo_accel.transport.faulty import FaultyTransport
 from tests.transport.conformance import CASES, SITES, names_the_dead, outcome
 from tests.transport.threads import on_all_sites
+from tests.workers.launch import run_workers
 
 ROOT = Path(__file__).parents[2]
 IN_THREADS = {"memory": lambda transport: transport, "faulty": FaultyTransport}

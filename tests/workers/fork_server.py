@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """A process that has imported what workers import, and forks each of them: `python -m` without its seconds of imports.
 
-`python -m geo_accel.testing.fork_server FD MODULE ...` imports the modules, then takes requests from the socket FD;
+`python fork_server.py FD MODULE ...`, in any folder, imports the modules, then takes requests from the socket FD;
 `forking.ForkServers` asks. A request is one JSON object (module, arguments, environ, cwd) with two files: the worker's
 output and the worker's life line. On the life line the server says how the worker ended; when the other end is shut,
 it kills the worker. When the other end of FD is closed, it kills all workers and ends.
@@ -49,6 +49,7 @@ class _Worker:
 
 
 def main() -> None:
+    sys.path[0] = str(Path.cwd())  # as with `python -m`
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C is for the workers; the server ends with who asked for it
     control = socket.socket(fileno=int(sys.argv[1]))
     _preload(sys.argv[2:])

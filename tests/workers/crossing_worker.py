@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What crosses between sites in training steps, with all the ways in which models come wrapped.
 
-`python -m geo_accel.testing.crossing_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
+`python -m tests.workers.crossing_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
 `SCENARIO.rank-R.json` into OUT.
 """
 
@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -23,9 +22,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from geo_accel import GeoSync, SiteLostError, plug_into
-from geo_accel.testing.bytes_worker import settled_count
-from geo_accel.testing.models import build_data, build_model
-from geo_accel.testing.train_worker import fingerprint, world_collectives
+from geo_accel.plan.slowing import Steps
+from tests.workers.bytes_worker import settled_count
+from tests.workers.models import build_data, build_model
+from tests.workers.train_worker import fingerprint, world_collectives
 
 CONFIG = {"sync": {"period": 2, "delay": 1, "outer": "mean"}, "compression": {"codec": "fp32"}}
 STEPS = 6
@@ -184,7 +184,7 @@ def gathering(out: Path, dies_at: int = 0) -> dict:
             accelerator.gather(loss.detach())
             geo.step()
         record = {"exposed_s": geo.engine.figures.exposed_s, "efficiency": geo.metrics()["geo/efficiency"]}
-        record |= {"computing_s": median(geo.engine.planning._steps), "said": said}
+        record |= {"computing_s": Steps.of(geo.engine.planning._steps).step_s, "said": said}
     return record
 
 

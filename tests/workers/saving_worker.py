@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Trainer runs on this rank in which something asks to save, evaluate or stop where no strategy does.
 
-Started by `geo_accel.testing.launch.run_workers`, several runs separated by `--and`. Writes `rank-R.json` (losses,
+Started by `tests.workers.launch.run_workers`, several runs separated by `--and`. Writes `rank-R.json` (losses,
 what was saved with which weights, evaluations, steps, the error it ended with) and the final weights into --out.
 """
 
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from geo_accel import plug_into
-from geo_accel.testing.models import build_data, build_model
-from geo_accel.testing.train_worker import RecordingTrainer, exit_code, fingerprint, separated
+from tests.workers.models import build_data, build_model
+from tests.workers.several_runs import exit_code, run_each
+from tests.workers.train_worker import RecordingTrainer, fingerprint
 
 CONFIG = {"sync": {"period": 3, "delay": 1}, "compression": {"codec": "bf16"}}
 
@@ -141,10 +141,7 @@ def train(options: argparse.Namespace, model: torch.nn.Module, record: dict) -> 
 
 
 def main(arguments: list[str] | None = None, run: Callable[[list[str]], int] = run) -> int:
-    code = next(filter(None, map(run, separated(sys.argv[1:] if arguments is None else arguments))), 0)
-    if code == 0 and dist.is_initialized():
-        dist.destroy_process_group()
-    return code
+    return run_each(run, arguments)
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from geo_accel.testing.models import BLOCK, VOCABULARY, build_model
+from tests.workers.models import BLOCK, VOCABULARY, build_model
 
 KINDS = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}
 

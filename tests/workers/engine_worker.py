@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Engine scenarios without a training framework: a bare model whose weights the scenario moves itself.
 
-`python -m geo_accel.testing.engine_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
+`python -m tests.workers.engine_worker OUT SCENARIO [SCENARIO ...]` on every rank; each scenario writes
 `SCENARIO.rank-R.json` into OUT. A failed expectation between ranks shows there, the test compares.
 """
 
@@ -25,15 +25,15 @@ from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
 from geo_accel.sync import checkpoint, flush
-from geo_accel.testing.backward_scenarios import averaged_in_backward
-from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
-from geo_accel.testing.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
-from geo_accel.testing.pace_worker import Weights
-from geo_accel.testing.planning_scenarios import epochs, followed, losing, small_rounds
 from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.faulty import FaultyTransport
 from geo_accel.units import find_units
+from tests.workers.backward_scenarios import averaged_in_backward
+from tests.workers.bare_model import build, config, nudge, site_mean, start, vector
+from tests.workers.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
+from tests.workers.pace_worker import Weights
+from tests.workers.planning_scenarios import epochs, followed, losing, small_rounds
 
 
 def still_converges(settings: dict, steps: int) -> dict:

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What rounds put on the wire, by the kernel's count, beside what the planner predicts.
 
-Started by the lab, once per site: `python -m geo_accel.testing.bytes_worker OUT CONFIG [CONFIG ...]`, each CONFIG a
+Started by the lab, once per site: `python -m tests.workers.bytes_worker OUT CONFIG [CONFIG ...]`, each CONFIG a
 geo_accel block as JSON with period, delay and codec stated. Writes `rank-R.json` into OUT, one entry per config.
 """
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from geo_accel.integrations.session import connect
 from geo_accel.plan.cost import Cost
 from geo_accel.profile.profile import Profile, UnitProfile
-from geo_accel.testing.pace_worker import Weights
+from tests.workers.pace_worker import Weights
 
 VALUES = 1_600_000
 STEPS = 6

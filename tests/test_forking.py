@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from geo_accel.testing import forking, launch
-from geo_accel.testing.fork_server import is_late
+from tests.workers import forking, launch
+from tests.workers.fork_server import is_late
 
 WORKER = """
 import json, os, random, signal, sys, threading, time
@@ -154,11 +154,12 @@ def test_a_server_that_must_not_fork_says_why(servers, monkeypatch, tmp_path, te
 
 def test_nothing_is_left_when_the_tests_are_killed(folder):
     script = (
-        "import sys; from geo_accel.testing import forking, launch; forking.TRAINING = ()\n"
+        "import sys; from tests.workers import forking, launch; forking.TRAINING = ()\n"
         "launch.start_worker = forking.ForkServers().start; launch.run_workers(['forked_example', 'sleep'])"
     )
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with tempfile.TemporaryFile() as output:
-        tests = subprocess.Popen([sys.executable, "-c", script], cwd=folder, stdout=output, env=os.environ)
+        tests = subprocess.Popen([sys.executable, "-c", script], cwd=folder, stdout=output, env=environ)
         try:
             deadline = time.monotonic() + 20
             while len(found := _descendants(tests.pid)) < 4 and time.monotonic() < deadline:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from geo_accel.testing.fork_server import is_late
+from tests.workers import fork_server
+from tests.workers.fork_server import is_late
 
 MOST_SERVERS = 8
 """Each holds some 300 MB of its own. The one that was used longest ago ends for another."""
@@ -98,7 +99,7 @@ class _Server:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed below
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "geo_accel.testing.fork_server", str(theirs.fileno()), *modules],
+                [sys.executable, fork_server.__file__, str(theirs.fileno()), *modules],
                 # Arrow's allocator would start a thread on import, and only a process of one thread may fork.
                 env={**environ, "JE_ARROW_MALLOC_CONF": "background_thread:false"},
                 pass_fds=[theirs.fileno()],

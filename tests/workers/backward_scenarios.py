@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from geo_accel.integrations.session import connect
-from geo_accel.testing.bare_model import site_mean, vector
 from geo_accel.units import find_units
+from tests.workers.bare_model import site_mean, vector
 
 
 class TiedBlocks(nn.Module):

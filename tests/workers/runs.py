@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from geo_accel.testing.launch import Finished, run_workers
+from tests.workers.launch import Finished, run_workers
 
-WORKER = "geo_accel.testing.train_worker"
+WORKER = "tests.workers.train_worker"
 
 
 class Run:

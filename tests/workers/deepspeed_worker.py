@@ -2,7 +2,7 @@
 """One DeepSpeed training run on this rank, through `deepspeed.initialize`, synchronised by geo_accel; or, to compare
 with, the same without DeepSpeed.
 
-Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, counts of collectives, agreement) and
+Started by `tests.workers.launch.run_workers`. Writes `rank-R.json` (losses, counts of collectives, agreement) and
 `rank-R.safetensors` (the model that the rank computes with, its parameters whole) into --out.
 """
 
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -25,9 +24,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from geo_accel import GeoSync, keep_deepspeed_in_site
-from geo_accel.testing.models import build_data, build_model
-from geo_accel.testing.train_worker import exit_code, separated
 from geo_accel.transport.gloo import OUR_GROUPS
+from tests.workers.models import build_data, build_model
+from tests.workers.several_runs import exit_code, run_each
 
 BATCH, RATE, SEED = 2, 1e-3, 0
 
@@ -54,13 +53,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs separated by `--and` share one process and its imports; returns the exit code."""
-    for category in (DeprecationWarning, FutureWarning):
-        warnings.filterwarnings("error", category=category, module="geo_accel")
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    code = next(filter(None, map(run, separated(sys.argv[1:] if arguments is None else arguments))), 0)
-    if code == 0:
-        dist.destroy_process_group()
-    return code
+    return run_each(run, arguments)
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 from geo_accel.integrations.session import Session
 from geo_accel.masters import Selection
 from geo_accel.sync.engine import Engine
-from geo_accel.testing.bare_model import build, config, nudge, site_mean, start, vector
+from tests.workers.bare_model import build, config, nudge, site_mean, start, vector
 
 
 def schedule_free() -> dict:

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """One training run on this rank, by Accelerate or Trainer, synchronised by geo_accel or by a method to compare with.
 
-Started by `geo_accel.testing.launch.run_workers`. Writes `rank-R.json` (losses, steps, counts) and
+Started by `tests.workers.launch.run_workers`. Writes `rank-R.json` (losses, steps, counts) and
 `rank-R.safetensors` (final weights and buffers) into --out. Several runs, separated by `--and`, share one process and
 its imports.
 """
@@ -13,8 +13,6 @@ import os
 import signal
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,9 +25,10 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from geo_accel import GeoSync, SiteLostError, plug_into, shard_in_site
-from geo_accel.testing.models import build_data, build_model
+from geo_accel import GeoSync, plug_into, shard_in_site
 from geo_accel.units import checksums, find_units
+from tests.workers.models import build_data, build_model
+from tests.workers.several_runs import exit_code, run_each
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -69,38 +68,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    for category in (DeprecationWarning, FutureWarning):  # deprecated calls in our own code are errors, as in pytest
-        warnings.filterwarnings("error", category=category, module="geo_accel")
-    code = next(filter(None, map(run, separated(arguments))), 0)
-    if code == 0 and dist.is_initialized():
-        dist.destroy_process_group()  # gloo's threads must not outlive the interpreter: docs/lab.md, known limits
-    return code
-
-
-def separated(arguments: list[str]) -> list[list[str]]:
-    """The runs that `--and` stands between."""
-    runs: list[list[str]] = [[]]
-    for argument in arguments:
-        if argument == "--and":
-            runs.append([])
-        else:
-            runs[-1].append(argument)
-    return runs
-
-
-def exit_code(run: Callable[[], None]) -> int:
-    """How `run` ended: 0, or 2 for a user's mistake; for a lost site the process exits with 3 at once."""
-    try:
-        run()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SiteLostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(3)  # the connections that are left would make a tidy exit wait
-    return 0
+    return run_each(run, arguments)
 
 
 def run(arguments: list[str]) -> int:
@@ -125,7 +93,7 @@ def run(arguments: list[str]) -> int:
 def state_of(model: torch.nn.Module, options: argparse.Namespace) -> dict[str, torch.Tensor]:
     """What the model computes with. With DeepSpeed, which may have partitioned it, collective inside the site."""
     if options.deepspeed:
-        from geo_accel.testing.deepspeed_worker import whole
+        from tests.workers.deepspeed_worker import whole
 
         return whole(model)
     return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
@@ -333,7 +301,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
     )
     callbacks = [Recorder(options, record)]
     if options.trl:
-        from geo_accel.testing.trl_trainers import build  # trl takes seconds to import
+        from tests.workers.trl_trainers import build  # trl takes seconds to import
 
         trainer = build(options.trl, Recording, model, options.examples, arguments, callbacks=callbacks)
     else:

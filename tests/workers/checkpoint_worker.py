@@ -2,7 +2,7 @@
 """Accelerate's checkpoints on two sites of one rank, which share a machine and its launcher: `GEO_ACCEL_SITE` says who
 is who. Two models, as a GAN has them, with a GeoSync each; one of them with two optimizers.
 
-Started by `geo_accel.testing.launch.run_workers`. Writes what came of each scenario into `rank-R.json` in --out. In
+Started by `tests.workers.launch.run_workers`. Writes what came of each scenario into `rank-R.json` in --out. In
 the last one the first site dies.
 """
 

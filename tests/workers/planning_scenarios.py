@@ -10,10 +10,10 @@ import torch.distributed as dist
 from geo_accel.integrations.session import Session, connect
 from geo_accel.plan.averaging import Outer
 from geo_accel.sync import flush, planning
-from geo_accel.testing.bare_model import config, nudge, vector
-from geo_accel.testing.pace_worker import Weights
 from geo_accel.transport.faulty import FaultyTransport
 from geo_accel.units import checksums
+from tests.workers.bare_model import config, nudge, vector
+from tests.workers.pace_worker import Weights
 
 # A busy machine's latency, if measured, would make these small transfers say nothing about the link. Few bits would
 # make them smaller still.
