@@ -22,9 +22,6 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ[_variable] = "1"
 
-# The workers that were seen to pass when they are forked; the others start Python.
-FORKED = ("tests.workers.engine_worker", "tests.workers.train_worker")
-
 # Timing on a shared machine says nothing about the code: the per-test timeout is what bounds a test.
 settings.register_profile("geo_accel", deadline=None, max_examples=100, print_blob=True)
 settings.load_profile("geo_accel")
@@ -43,12 +40,7 @@ def _workers_are_forked():
         yield
         return
     servers = ForkServers()
-
-    def start(command, environ, output):
-        forked = command[0] in FORKED and not {"--deepspeed", "--trl"}.intersection(command)
-        return (servers.start if forked else launch.start_python)(command, environ, output)
-
-    launch.start_worker = start
+    launch.start_worker = servers.start
     yield
     launch.start_worker = launch.start_python
     servers.close()

@@ -29,10 +29,13 @@ TRAINING = (
     "transformers.models.llama.modeling_llama",
 )
 DEEPSPEED = (*TRAINING, "deepspeed")
+TRL = (*TRAINING, "tests.workers.trl_trainers")
 
 
 def imports(module: str, arguments: Sequence[str]) -> tuple[str, ...]:
     """What a server for that worker imports beforehand."""
+    if "--trl" in arguments:
+        return TRL
     return DEEPSPEED if module.endswith(".deepspeed_worker") or "--deepspeed" in arguments else TRAINING
 
 
