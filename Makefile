@@ -50,6 +50,7 @@ wheel: $(STAMP)
 	build/empty/bin/python -m pip install --quiet -c constraints.txt build/wheel/*.whl
 	cd build && empty/bin/geo-accel --version && empty/bin/geo-accel simulate --help >/dev/null && \
 		empty/bin/python -c 'import geo_accel; geo_accel.GeoSync, geo_accel.plug_into; print(geo_accel.__file__)'
+	rm -rf build/empty
 
 quality: $(STAMP)
 	$(BIN)/ruff format --check .
