@@ -80,13 +80,14 @@ class Slowing:
         """
         averaging, handling = plan.averaging, profile.handling
         mine = averaging.codec
-        if plan.mode != Mode.STREAM or mine not in handling:
+        if plan.mode != Mode.STREAM or mine not in handling or handling[mine].training_s <= 0:
             return None
         first = self._first.setdefault(mine, handling[mine]).training_s
         evidence = self._evidence.setdefault(averaging, _Evidence())
         evidence.add(values_per_round(plan), ranks)
         between = max(one.between_s for one in ranks) / values_per_round(plan)
         now = between + evidence.estimate(max(first - between, _LEAST_SHARE * first))
+        now = max(now, _LEAST_SHARE * first)
         found = dict(handling)
         if mine in BYTES_PER_VALUE:
             change = (now - handling[mine].training_s) / BYTES_PER_VALUE[mine]

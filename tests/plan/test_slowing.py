@@ -94,6 +94,16 @@ def test_noise_and_few_steps_change_little():
     assert Slowing().handling(plan, now, wild)["int2"].training_s == pytest.approx(12e-9, rel=0.5)
 
 
+def test_what_was_too_short_to_measure_stays_and_nothing_becomes_free():
+    free = profile(0.0)
+    plan = choose_plan(replace(REQUEST, period=8), UNITS, 2, free)
+    steps = [interval(plan, 18e-9, 0.001, Random(0))] * 2
+    assert Slowing().handling(plan, free, steps) is None
+    quicker = [Steps(quiet=(0.2,) * 9, beside=(0.1,) * 9)] * 2
+    now = profile(12e-9 / BYTES_PER_VALUE["int2"])
+    assert Slowing().handling(plan, now, quicker)["int2"].training_s == pytest.approx(1.2e-9)
+
+
 def test_other_dense_codecs_change_by_their_bytes_and_what_cannot_be_known_by_nothing():
     now = profile(24e-9)
     plan = choose_plan(REQUEST, UNITS, 2, now)
