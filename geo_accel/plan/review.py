@@ -116,10 +116,10 @@ def review(
 ) -> tuple[Plan | None, Profile]:
     """A better plan, with its reason, or None; and the profile as it is now.
 
-    `profile` is what `plan` was made from, `seen` what every rank has seen since. Only where link or step have changed
-    by more than `TOLERANCE` a new plan is made; it keeps what `request` fixes. Without `follow_link` the profile's
-    link is what the user stated, and stays. With `rough_step` the profile's step was measured beside a probe.
-    `handling` is what handling a value turns out to cost, where anybody knows.
+    `profile` is what `plan` was made from, `seen` what every rank has seen since. Only where link, step or handling
+    have changed by more than `TOLERANCE` a new plan is made; it keeps what `request` fixes. Without `follow_link` the
+    profile's link is what the user stated, and stays. With `rough_step` the profile's step was measured beside a
+    probe. `handling` is what handling a value turns out to cost, where anybody knows.
     """
     link = profile.link
     # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.

@@ -65,7 +65,7 @@ class Steps:
 
 
 class Slowing:
-    """What is known of it so far, kept where plans are made."""
+    """What rounds were seen to take so far, kept where plans are made."""
 
     def __init__(self) -> None:
         self._first: dict[str, Handling] = {}

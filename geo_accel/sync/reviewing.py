@@ -69,13 +69,13 @@ class Reviewer:
         steps: Steps,
         loss: tuple[int, float, float],
         *,
-        rough_step: bool = False,
+        rough_step: bool,
     ) -> Future:
         """Collective: asks all ranks what they have seen; the future is of an Outcome.
 
         `swaps()` waits for what this rank has seen of its transfers; with `rough_step` the profile's step was measured
-        beside a probe. The thread is a daemon: a process that ends
-        because a site was lost does not wait for that site's answer.
+        beside a probe. The thread is a daemon: a process that ends because a site was lost does not wait for that
+        site's answer.
         """
         future: Future = Future()
         before = self._thread

@@ -25,6 +25,7 @@ from geo_accel import GeoSync, SiteLostError, plug_into
 from geo_accel.plan.slowing import Steps
 from tests.workers.bytes_worker import settled_count
 from tests.workers.models import build_data, build_model
+from tests.workers.several_runs import record_each
 from tests.workers.train_worker import fingerprint, world_collectives
 
 CONFIG = {"sync": {"period": 2, "delay": 1, "outer": "mean"}, "compression": {"codec": "fp32"}}
@@ -215,16 +216,9 @@ SCENARIOS = {
 
 
 def main() -> int:
-    out, names = Path(sys.argv[1]), sys.argv[2:]
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    for name in names:
-        record = SCENARIOS[name](out)
-        (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
-    dist.barrier()
-    dist.destroy_process_group()
-    return 0
+    return record_each(SCENARIOS)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from tests.workers.bare_model import build, config, nudge, site_mean, start, vec
 from tests.workers.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
 from tests.workers.pace_worker import Weights
 from tests.workers.planning_scenarios import epochs, followed, losing, small_rounds
+from tests.workers.several_runs import record_each
 
 
 def still_converges(settings: dict, steps: int) -> dict:
@@ -337,17 +338,10 @@ SCENARIOS = {
 
 
 def main() -> int:
-    out, names = Path(sys.argv[1]), sys.argv[2:]
-    out.mkdir(parents=True, exist_ok=True)
     dist.init_process_group("gloo")
     # A flush takes several rounds, as it does with models that are no toys.
     flush.FLUSH_ELEMENTS = 50
-    for name in names:
-        record = SCENARIOS[name](out)
-        (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
-    dist.barrier()
-    dist.destroy_process_group()
-    return 0
+    return record_each(SCENARIOS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Several runs, one after the other, in one worker process, which share its imports and its process group."""
 
+import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -26,6 +28,19 @@ def run_each(run: Callable[[list[str]], int], arguments: list[str] | None = None
     if code == 0 and dist.is_initialized():
         dist.destroy_process_group()  # gloo's threads must not outlive the interpreter: docs/limits.md
     return code
+
+
+def record_each(scenarios: Mapping[str, Callable[[Path], dict]]) -> int:
+    """`OUT NAME ...` on the command line: each scenario's record into OUT/NAME.rank-R.json. Needs a process group, at
+    the latest when the first scenario has ended; returns the exit code."""
+    out, names = Path(sys.argv[1]), sys.argv[2:]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        record = scenarios[name](out)
+        (out / f"{name}.rank-{dist.get_rank()}.json").write_text(json.dumps(record))
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0
 
 
 def exit_code(run: Callable[[], None]) -> int:
