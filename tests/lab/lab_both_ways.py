@@ -2,8 +2,9 @@
 """What the sites of the lab's own tests run: messages from site 1 to site 0 while site 0 sends all it can.
 
 Usage: lab_both_ways.py RANK MASTER BYTES SECONDS; site 1 prints the Mbit/s that it has received from site 0, in TCP
-payload, and the seconds that its messages took, acknowledgement included: the lower quartile, because a busy machine
-only makes them longer.
+payload, and the seconds that its messages took, acknowledgement included. A busy machine only makes the one smaller
+and the other longer, so the one is the upper quartile over windows of a quarter of a second, the other the lower one
+over messages.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import time
 from lab_traffic import PORT, connect, send, serve
 
 WARM_UP_S = 0.5
+WINDOW_S = 0.25
 
 
 def flood(server: socket.socket) -> None:
@@ -42,8 +44,12 @@ if __name__ == "__main__":
         received = [0]
         threading.Thread(target=count, args=(other_way, received), daemon=True).start()
         time.sleep(WARM_UP_S)
-        begin, before, times = time.perf_counter(), received[0], []
-        while time.perf_counter() < begin + seconds:
+        end = time.perf_counter() + seconds
+        opened, before = time.perf_counter(), received[0]
+        mbps, times = [], []
+        while (now := time.perf_counter()) < end:
+            if now - opened >= WINDOW_S:
+                mbps.append(8 * (received[0] - before) / (now - opened) / 1e6)
+                opened, before = now, received[0]
             times.append(send(link, size))
-        mbps = 8 * (received[0] - before) / (time.perf_counter() - begin) / 1e6
-        print(mbps, statistics.quantiles(times, n=4)[0], flush=True)
+        print(statistics.quantiles(mbps, n=4)[2], statistics.quantiles(times, n=4)[0], flush=True)
