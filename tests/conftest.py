@@ -6,6 +6,8 @@ Tests marked `lab` say why they are skipped where namespaces are not allowed.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # torch asks DNS for the names of both ends of every connection that it makes, and a lost answer costs 5 s by default.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
+# The same for all workers, so that they come from the same fork servers.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+_home = tempfile.TemporaryDirectory(prefix="geo_accel-tests-")
+os.environ["HF_HOME"] = _home.name
+HAS_CUDA = os.path.exists("/dev/nvidiactl")
+if not HAS_CUDA:
+    os.environ["DS_ACCELERATOR"] = "cpu"
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ[_variable] = "1"
 
@@ -36,7 +45,7 @@ def _no_geo_accel_variables(monkeypatch):
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked():
     # Where there is CUDA, imports may ask for its devices, and a fork of who has asked can use none.
-    if os.path.exists("/dev/nvidiactl"):
+    if HAS_CUDA:
         yield
         return
     servers = ForkServers()

@@ -2,7 +2,6 @@
 """Every transport does what the contract says: memory and faults between threads, gloo between processes."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from tests.transport.conformance import CASES, SITES, names_the_dead, outcome
 from tests.transport.threads import on_all_sites
 from tests.workers.launch import run_workers
 
-ROOT = Path(__file__).parents[2]
 IN_THREADS = {"memory": lambda transport: transport, "faulty": FaultyTransport}
 
 
@@ -20,7 +18,7 @@ def between_processes(tmp_path_factory):
     """What all cases came to, by rank."""
     out = tmp_path_factory.mktemp("gloo")
     command = ["tests.transport.conformance", str(out)]
-    finished = run_workers(command, sites=(1,) * SITES, timeout_s=100, environ={"PYTHONPATH": str(ROOT)})
+    finished = run_workers(command, sites=(1,) * SITES, timeout_s=100)
     assert [one.returncode for one in finished] == [0, 0, 9], finished[0].output[-3000:]
     return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(SITES)]
 

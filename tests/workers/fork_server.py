@@ -5,6 +5,9 @@
 `forking.ForkServers` asks. A request is one JSON object (module, arguments, environ, cwd) with two files: the worker's
 output and the worker's life line. On the life line the server says how the worker ended; when the other end is shut,
 it kills the worker. When the other end of FD is closed, it kills all workers and ends.
+
+A request that names modules asks for a server, forked as workers are, which imports these as well and takes requests
+from a third file. Whoever asked ends it as it ends the first.
 """
 
 import gc
@@ -28,7 +31,7 @@ LARGEST_REQUEST = 1 << 17
 _LATE = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("LOCAL_SIZE", "GLOO_SOCKET_IFNAME", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE"),
-    "PYTEST_CURRENT_TEST",
+    *("ACCELERATE_USE_CPU", "PYTEST_CURRENT_TEST"),
 }
 
 
@@ -46,14 +49,22 @@ class _Worker:
     ended: int
     """A file descriptor of the process, readable when it has ended."""
     life: socket.socket
+    serves: bool
+    """It ends by itself, with its own workers."""
 
 
 def main() -> None:
     sys.path[0] = str(Path.cwd())  # as with `python -m`
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C is for the workers; the server ends with who asked for it
-    control = socket.socket(fileno=int(sys.argv[1]))
-    _preload(sys.argv[2:])
-    request = _serve(control)
+    control, modules = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
+    while True:
+        _preload(modules)
+        request, files = _serve(control)
+        if "module" in request:
+            break
+        _write_to(files[0])
+        control, modules = socket.socket(fileno=files[1]), request["modules"]
+    _become(request, files[0])
     # From here on this is a worker: what it raises and how it exits is as with `python -m`.
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
@@ -67,9 +78,12 @@ def _preload(modules: Sequence[str]) -> None:
         read.add(name)
         return original(environ, name)
 
+    gc.unfreeze()
+    gc.disable()  # a fifth of the time goes into looking for garbage where there is none
     with patch.object(kind, "__getitem__", watched):
         for module in modules:
             import_module(module)
+    gc.enable()
     if late := sorted(filter(is_late, read)):
         sys.exit(f"error: importing {', '.join(modules)} reads {', '.join(late)}: not late, see fork_server.py")
     tasks = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
@@ -79,8 +93,8 @@ def _preload(modules: Sequence[str]) -> None:
     gc.freeze()  # the collector would write to, and so copy, every page that a worker shares with the server
 
 
-def _serve(control: socket.socket) -> dict:
-    """Forks a worker for each request. Returns in the workers only, with their request."""
+def _serve(control: socket.socket) -> tuple[dict, list[int]]:
+    """Forks a worker, or a server, for each request. Returns in these only, with their request and their files."""
     selector = selectors.DefaultSelector()
     selector.register(control, selectors.EVENT_READ)
     workers: dict[int, _Worker] = {}
@@ -88,12 +102,13 @@ def _serve(control: socket.socket) -> dict:
         for key, _ in selector.select():
             worker = key.data
             if worker is None:
-                message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 2)
+                message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 3)
                 if not message:
                     for left in workers.values():
-                        os.kill(left.pid, signal.SIGKILL)
+                        if not left.serves:
+                            os.kill(left.pid, signal.SIGKILL)
                     os._exit(0)
-                request, (output, life) = json.loads(message), files
+                request, (life, *files) = json.loads(message), files
                 pid = os.fork()
                 if pid == 0:
                     selector.close()
@@ -102,10 +117,11 @@ def _serve(control: socket.socket) -> dict:
                         other.life.close()
                         os.close(other.ended)
                     os.close(life)
-                    _become(request, output)
-                    return request
-                os.close(output)
-                worker = workers[pid] = _Worker(pid, os.pidfd_open(pid), socket.socket(fileno=life))
+                    return request, files
+                for file in files:
+                    os.close(file)
+                serves = "modules" in request
+                worker = workers[pid] = _Worker(pid, os.pidfd_open(pid), socket.socket(fileno=life), serves)
                 selector.register(worker.ended, selectors.EVENT_READ, worker)
                 selector.register(worker.life, selectors.EVENT_READ, worker)
             elif worker.pid not in workers:
@@ -131,9 +147,7 @@ def _bury(worker: _Worker, selector: selectors.BaseSelector) -> None:
 def _become(request: dict, output: int) -> None:
     """Makes of this fork what `python -m MODULE ARGUMENTS` would be just before it runs the module."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for standard in (1, 2):
-        os.dup2(output, standard)
-    os.close(output)
+    _write_to(output)
     os.environ.clear()
     os.environ.update(request["environ"])
     os.chdir(request["cwd"])
@@ -141,6 +155,12 @@ def _become(request: dict, output: int) -> None:
     sys.argv = [request["module"], *request["arguments"]]
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # else all workers would draw the same; Python's own generator sees to that itself
+
+
+def _write_to(output: int) -> None:
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
 
 
 if __name__ == "__main__":

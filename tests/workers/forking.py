@@ -2,8 +2,9 @@
 """Starts workers through fork servers: the side that asks. They are processes as real as others, only their imports
 are done.
 
-There is a server for each set of imports and each environment that imports may read, and two of each: neighbouring
-ranks come from different ones, so that their strings hash differently, as those of real ranks do.
+There is a server for each environment that imports may read, and from it one is forked for each further set of imports.
+All are there twice: neighbouring ranks come from different ones, so that their strings hash differently, as those of
+real ranks do.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import IO
 from tests.workers import fork_server
 from tests.workers.fork_server import is_late
 
-MOST_SERVERS = 8
+MOST_SERVERS = 4
 """Each holds some 300 MB of its own. The one that was used longest ago ends for another."""
 
 TRAINING = (
@@ -28,15 +29,25 @@ TRAINING = (
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
 )
-DEEPSPEED = (*TRAINING, "deepspeed")
-TRL = (*TRAINING, "tests.workers.trl_trainers")
+"""What nearly all workers import."""
+DEEPSPEED = ("deepspeed",)
+TRL = ("tests.workers.trl_trainers",)
+RECIPES = ("recipes.data", "recipes.evaluation", "recipes.model", "recipes.preparation", "recipes.tokenizer")
 
 
-def imports(module: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    """What a server for that worker imports beforehand."""
-    if "--trl" in arguments:
-        return TRL
-    return DEEPSPEED if module.endswith(".deepspeed_worker") or "--deepspeed" in arguments else TRAINING
+def further_imports(command: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What that worker imports beside what all do."""
+    module, *arguments = command
+    with_deepspeed = (
+        module.endswith(".deepspeed_worker")
+        or "--deepspeed" in arguments
+        or environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    )
+    return (
+        *(DEEPSPEED if with_deepspeed else ()),
+        *(TRL if "--trl" in arguments else ()),
+        *(RECIPES if module.startswith("recipes.") else ()),
+    )
 
 
 class ForkedWorker:
@@ -80,15 +91,15 @@ class ForkServers:
 
     def start(self, command: Sequence[str], environ: Mapping[str, str], output: IO) -> ForkedWorker:
         """`python -m COMMAND` with exactly that environment, its output to a file; does not wait for imports."""
-        module, *arguments = command
         early = {name: value for name, value in environ.items() if not is_late(name)}
-        modules = imports(module, arguments)
-        key = (modules, int(environ.get("RANK", 0)) % 2, *sorted(early.items()))
-        server = self._servers.pop(key, None) or _Server(modules, early)
+        key = (int(environ.get("RANK", 0)) % 2, *sorted(early.items()))
+        server = self._servers.pop(key, None) or _Server(TRAINING, early)
         self._servers[key] = server
         if len(self._servers) > MOST_SERVERS:
             self._servers.pop(next(iter(self._servers))).close()
-        return server.fork({"module": module, "arguments": arguments, "environ": dict(environ)}, output)
+        module, *arguments = command
+        request = {"module": module, "arguments": arguments, "environ": dict(environ), "cwd": str(Path.cwd())}
+        return server.that_imports(further_imports(command, environ)).fork(request, output)
 
     def close(self) -> None:
         for server in self._servers.values():
@@ -97,10 +108,16 @@ class ForkServers:
 
 
 class _Server:
-    def __init__(self, modules: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, modules: Sequence[str], environ: Mapping[str, str] | None = None, parent: "_Server | None" = None
+    ) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed below
+        self._children: dict[tuple[str, ...], _Server] = {}
         with theirs:
+            if parent is not None:
+                self._process = parent.fork({"modules": modules}, self._log, theirs)
+                return
             self._process = subprocess.Popen(
                 [sys.executable, fork_server.__file__, str(theirs.fileno()), *modules],
                 # Arrow's allocator would start a thread on import, and only a process of one thread may fork.
@@ -111,12 +128,20 @@ class _Server:
                 stderr=subprocess.STDOUT,
             )
 
-    def fork(self, request: dict, output: IO) -> ForkedWorker:
+    def that_imports(self, modules: tuple[str, ...]) -> "_Server":
+        """This one, or one of its own that imports these too."""
+        if not modules:
+            return self
+        if modules not in self._children:
+            self._children[modules] = _Server(modules, parent=self)
+        return self._children[modules]
+
+    def fork(self, request: dict, output: IO, *more: socket.socket) -> ForkedWorker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        message = json.dumps(request | {"cwd": str(Path.cwd())}).encode()
+        files = [theirs.fileno(), output.fileno(), *(file.fileno() for file in more)]
         with theirs:
             try:
-                socket.send_fds(self._control, [message], [output.fileno(), theirs.fileno()])
+                socket.send_fds(self._control, [json.dumps(request).encode()], files)
             except BrokenPipeError:
                 raise RuntimeError(f"a fork server died: {self.last_words()}") from None
         return ForkedWorker(self, ours)
@@ -128,6 +153,8 @@ class _Server:
         return self._log.read()[-3000:].strip()
 
     def close(self) -> None:
+        for child in self._children.values():
+            child.close()
         self._control.close()
         self._process.wait()
         self._log.close()
