@@ -22,7 +22,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # torch asks DNS for the names of both ends of every connection that it makes, and a lost answer costs 5 s by default.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:3")
 # The same for all workers, so that they come from the same fork servers.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+_paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 _home = tempfile.TemporaryDirectory(prefix="geo_accel-tests-")
 os.environ["HF_HOME"] = _home.name
 HAS_CUDA = os.path.exists("/dev/nvidiactl")

@@ -33,8 +33,8 @@ CONFIG = json.dumps(
     {"sync": {"period": 3, "delay": 1, "schedule": "equal", "outer": "mean"}, "compression": {"codec": "fp32"}}
 )
 EVERY_STEP = json.dumps({"sync": {"mode": "blocking", "period": 1, "outer": "mean"}, "compression": {"codec": "fp32"}})
-SEED, STEPS = 0, 30
-SGD = ["--optimizer", "SGD", "--steps", "20"]
+SEED, STEPS = 0, 15
+SGD = ["--optimizer", "SGD", "--steps", "10"]
 TWICE = ["--zero", "1", "--accumulate", "2", "--steps", "8"]
 BF16 = ["--dtype", "bf16", "--steps", "11"]
 

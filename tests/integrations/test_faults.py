@@ -21,6 +21,9 @@ BACKWARD = json.dumps(
 )
 
 
+SHORT = IMPATIENT.replace('"round_timeout_s": 6', '"round_timeout_s": 3')
+
+
 def launch(tmp_path, *arguments, per_rank=None, sites=(1, 1)):
     return run_workers([WORKER, "--out", str(tmp_path), *arguments], sites=sites, per_rank=per_rank, timeout_s=100)
 
@@ -59,15 +62,15 @@ def test_a_survivors_checkpoint_can_be_resumed_by_trainer(tmp_path):
 
 def test_a_silent_site_is_named_within_the_timeout(tmp_path):
     start = time.monotonic()
-    finished = launch(tmp_path, "--config", IMPATIENT, per_rank={1: ["--hang-at", "7", "--hang-s", "15"]})
+    finished = launch(tmp_path, "--config", SHORT, per_rank={1: ["--hang-at", "7", "--hang-s", "8"]})
     line = only_line(finished[0], 3)
-    assert "site site1 (rank 1) has been silent for 6 s" in line
+    assert "site site1 (rank 1) has been silent for 3 s" in line
     assert time.monotonic() - start < 60
 
 
 def test_a_site_that_does_not_come_is_named_with_the_time_waited(tmp_path):
-    finished = launch(tmp_path, "--config", IMPATIENT, per_rank={1: ["--late-s", "14"]})
-    assert "waited 6 s (resilience.round_timeout_s) for rank 1" in only_line(finished[0], 3)
+    finished = launch(tmp_path, "--config", SHORT, per_rank={1: ["--late-s", "8"]})
+    assert "waited 3 s (resilience.round_timeout_s) for rank 1" in only_line(finished[0], 3)
 
 
 @pytest.mark.parametrize("integration", ["accelerate", "trainer"])

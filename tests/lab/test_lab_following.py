@@ -1,5 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""A link that changes while training runs, and a run that follows it."""
+"""A link that changes while training runs: a run that follows it, one that begins afterwards, and one whose plan is
+fixed, in one launch."""
 
 import json
 import sys
@@ -15,12 +16,25 @@ CHANGE_AT, LAST = 40, 60
 STEP_S = 0.08
 
 
-def run(out, mbps, steps, config=None, rate_changes=()):
-    command = [sys.executable, "-m", "tests.workers.pace_worker", "--steps", str(steps), "--out", str(out)]
-    command += ["--step-s", str(STEP_S), "--values", "1200000", "--config", json.dumps(config or {})]
-    result = run_sites(command, bandwidth_mbps=mbps, rate_changes=rate_changes, timeout_s=150)
+# With fewer bits the plan would hide over either link, and an outer step may prefer a long period anyway.
+OPEN = {"compression": {"codec": "bf16"}, "sync": {"outer": "mean"}}
+FIXED = {"sync": {"period": 3, "delay": 1, "schedule": "stream"}, "compression": {"codec": "bf16"}}
+RUNS = {"followed": (OPEN, CHANGE_AT + 2 * REVIEW_STEPS + 40 + LAST), "fresh": (OPEN, 40 + LAST), "fixed": (FIXED, 70)}
+CHANGES = [(f"followed step {CHANGE_AT}.", 30), ("fixed step 20.", 100)]
+
+
+@pytest.fixture(scope="module")
+def records(missing_for_the_lab, tmp_path_factory):
+    """Of each run, by site."""
+    if missing_for_the_lab:
+        pytest.skip(missing_for_the_lab)
+    out, command = tmp_path_factory.mktemp("following"), [sys.executable, "-m", "tests.workers.pace_worker"]
+    for name, (config, steps) in RUNS.items():
+        command += ["--steps", str(steps), "--out", str(out / name), "--step-s", str(STEP_S), "--values", "1200000"]
+        command += ["--config", json.dumps(config), "--and"]
+    result = run_sites(command[:-1], bandwidth_mbps=100, rate_changes=CHANGES, timeout_s=170)
     assert result.exit_code == 0 and result.stopped_by is None, result.sites[0].output[-3000:]
-    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return {name: [json.loads((out / name / f"rank-{rank}.json").read_text()) for rank in range(2)] for name in RUNS}
 
 
 def step_s(record):
@@ -30,12 +44,8 @@ def step_s(record):
 
 @pytest.mark.lab
 @pytest.mark.slow
-def test_a_lasting_change_is_followed_and_efficiency_recovers(tmp_path):
-    steps = CHANGE_AT + 2 * REVIEW_STEPS + 40 + LAST
-    # With fewer bits the plan would hide over either link, and an outer step may prefer a long period anyway.
-    config = {"compression": {"codec": "bf16"}, "sync": {"outer": "mean"}}
-    followed = run(tmp_path / "followed", 100, steps, config, rate_changes=[(f"step {CHANGE_AT}.", 30)])
-    fresh = run(tmp_path / "fresh", 30, 40 + LAST, config)
+def test_a_lasting_change_is_followed_and_efficiency_recovers(records):
+    followed, fresh = records["followed"], records["fresh"]
     plans = [record["summary"]["plans"] for record in followed]
     assert plans[0] == plans[1], "all sites adopt the same plans at the same steps"
     first, second = plans[0][0], plans[0][1]
@@ -48,7 +58,5 @@ def test_a_lasting_change_is_followed_and_efficiency_recovers(tmp_path):
 
 @pytest.mark.lab
 @pytest.mark.slow
-def test_a_plan_that_the_user_fixed_stays(tmp_path):
-    config = {"sync": {"period": 3, "delay": 1, "schedule": "stream"}, "compression": {"codec": "bf16"}}
-    records = run(tmp_path, 100, 70, config, rate_changes=[("step 20.", 30)])
-    assert [len(record["summary"]["plans"]) for record in records] == [1, 1]
+def test_a_plan_that_the_user_fixed_stays(records):
+    assert [len(record["summary"]["plans"]) for record in records["fixed"]] == [1, 1]

@@ -30,6 +30,7 @@ from tests.workers.train_worker import fingerprint, world_collectives
 
 CONFIG = {"sync": {"period": 2, "delay": 1, "outer": "mean"}, "compression": {"codec": "fp32"}}
 STEPS = 6
+LAYERS = 2  # most of the time goes into compiling them
 
 
 def start(dynamo: str | None = None) -> Accelerator:
@@ -79,7 +80,7 @@ def counted(train: Callable[[dict], None], geos: list[GeoSync], model: nn.Module
 def compiled(dynamo: str | None, unwrapped: bool = False, bare: bool = False) -> dict:
     """A model as the launcher prepares it, which the user's script may have unwrapped before GeoSync sees it."""
     accelerator = start(dynamo)
-    model = own = build_model("gpt2")
+    model = own = build_model("gpt2", layers=LAYERS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model, optimizer = accelerator.prepare(model, optimizer)
     if unwrapped:
@@ -140,7 +141,7 @@ def trainer(out: Path) -> dict:
             counts.append(world_collectives())
             self.own = fingerprint(kwargs["model"])
 
-    model, counter = build_model("gpt2"), Counter()
+    model, counter = build_model("gpt2", layers=LAYERS), Counter()
     arguments = TrainingArguments(
         output_dir=str(out / "trainer"),
         use_cpu=True,
@@ -165,7 +166,7 @@ def gathering(out: Path, dies_at: int = 0) -> dict:
     """A script that gathers its loss over all ranks in every step, and has a model in DDP that nobody prepared."""
     accelerator, rank, said = start(), dist.get_rank(), []
     accelerator.project_configuration.project_dir = str(out)
-    model = build_model("gpt2")
+    model = build_model("gpt2", layers=LAYERS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model, optimizer = accelerator.prepare(model, optimizer)
     other = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))

@@ -2,9 +2,9 @@
 """Starts workers through fork servers: the side that asks. They are processes as real as others, only their imports
 are done.
 
-There is a server for each environment that imports may read, and from it one is forked for each further set of imports.
-All are there twice: neighbouring ranks come from different ones, so that their strings hash differently, as those of
-real ranks do.
+There is a server for each environment that imports may read, and from it one is forked for each further set of
+imports. All are there twice: neighbouring ranks come from different ones, so that their strings hash differently, as
+those of real ranks do.
 """
 
 import json
@@ -30,7 +30,7 @@ TRAINING = (
     "transformers.models.llama.modeling_llama",
 )
 """What nearly all workers import."""
-DEEPSPEED = ("deepspeed",)
+DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer")  # the second when an engine is made
 TRL = ("tests.workers.trl_trainers",)
 RECIPES = ("recipes.data", "recipes.evaluation", "recipes.model", "recipes.preparation", "recipes.tokenizer")
 

@@ -36,8 +36,9 @@ class ResNet(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.head(features), labels)}
 
 
-def build_model(kind: str, dropout: float = 0.0) -> nn.Module:
-    """ "gpt2", "llama", with adapters "lora" and "llama-lora", "resnet", "frozen"; weights follow the global seed."""
+def build_model(kind: str, dropout: float = 0.0, layers: int = 3) -> nn.Module:
+    """ "gpt2", "llama", with adapters "lora" and "llama-lora", "resnet", "frozen"; weights follow the global seed.
+    `layers` are those of a GPT-2."""
     if kind == "resnet":
         return ResNet()
     if kind == "llama-lora":
@@ -60,7 +61,7 @@ def build_model(kind: str, dropout: float = 0.0) -> nn.Module:
             vocab_size=VOCABULARY,
             n_positions=BLOCK,
             n_embd=32,
-            n_layer=3,
+            n_layer=layers,
             n_head=4,
             resid_pdrop=dropout,
             embd_pdrop=dropout,

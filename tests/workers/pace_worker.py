@@ -1,9 +1,10 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Steps of a known length: a model that hardly computes and sleeps instead, synchronised for real.
 
-Started by the lab, once per site. Prints "step N" after every step and writes `rank-R.json` into --out: when the first
-step began and each ended, in seconds, and the engine's summary. A step's length does not depend on what else the
-machine does, so a test can tell waiting from computing.
+Started once per site. Prints "NAME step N." after every step, with the name of the folder --out, and writes
+`rank-R.json` into that: when the first step began and each ended, in seconds, and the engine's summary. A step's length
+does not depend on what else the machine does, so a test can tell waiting from computing. Runs with `--and` in between
+share one process.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch import nn
 
 from geo_accel.integrations.session import connect
 from geo_accel.sync import planning
+from tests.workers.several_runs import run_each
 
 
 class Weights(nn.Module):
@@ -31,20 +33,22 @@ class Weights(nn.Module):
         return sum(layer.weight[0, 0] * probe for layer in self.layers)
 
 
-def main() -> int:
+def run(arguments: list[str]) -> int:
+    """One run; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--values", type=int, default=2_000_000)
     parser.add_argument("--step-s", type=float, default=0.1)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     # Who sleeps loses nothing to what synchronising takes from the cores.
     planning.measure_handling = lambda *_: {}
     planning.measure_contention = lambda *_: planning.Contention()
-    dist.init_process_group("gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
     model = Weights(options.values)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     session = connect(json.loads(options.config))
@@ -59,16 +63,15 @@ def main() -> int:
         optimizer.zero_grad()
         engine.step()
         boundaries.append(time.perf_counter())
-        print(f"step {step}.", flush=True)
+        print(f"{options.out.name} step {step}.", flush=True)
     engine.settle()
     record = {"began": began, "boundaries": boundaries, "summary": engine.summary()}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"rank-{dist.get_rank()}.json").write_text(json.dumps(record))
     engine.close()
     dist.barrier()
-    dist.destroy_process_group()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_each(run))
