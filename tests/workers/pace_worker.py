@@ -2,9 +2,9 @@
 """Steps of a known length: a model that hardly computes and sleeps instead, synchronised for real.
 
 Started once per site. Prints "NAME step N." after every step, with the name of the folder --out, and writes
-`rank-R.json` into that: when the first step began and each ended, in seconds, and the engine's summary. A step's length
-does not depend on what else the machine does, so a test can tell waiting from computing. Runs with `--and` in between
-share one process.
+`rank-R.json` into that: when the first step began and each ended, in seconds, and the engine's summary. A step's
+length does not depend on what else the machine does, so a test can tell waiting from computing. Runs with `--and` in
+between share one process.
 """
 
 import argparse
