@@ -20,19 +20,7 @@ from geo_accel.config import (
     load_config,
     settings,
 )
-
-
-def problems_of(source) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source)
-    assert str(caught.value) == "\n".join(caught.value.problems)
-    return str(caught.value).split("\n")
-
-
-def only_problem_of(source) -> str:
-    lines = problems_of(source)
-    assert len(lines) == 1, lines
-    return lines[0]
+from tests.refused_config import only_problem_of, problems_of
 
 
 def nested(key: str, value) -> dict:

@@ -8,19 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geo_accel.config import ConfigError, GeoConfig, load_config
-
-
-def problems_of(source) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source)
-    return str(caught.value).split("\n")
-
-
-def only_problem_of(source) -> str:
-    lines = problems_of(source)
-    assert len(lines) == 1, lines
-    return lines[0]
-
+from tests.refused_config import only_problem_of, problems_of
 
 # ---- where the block stands
 
