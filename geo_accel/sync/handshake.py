@@ -55,9 +55,10 @@ def _difference(a: dict, b: dict) -> str | None:
     config = differences(a["config"], b["config"])
     if config:
         return f"config {'; '.join(config)}. Use the same config on every site."
-    for name in a["facts"]:
-        if a["facts"][name] != b["facts"].get(name):
-            return f"{name} is {a['facts'][name]} and {b['facts'].get(name)}; they must be equal."
+    for name in {**a["facts"], **b["facts"]}:
+        one, other = a["facts"].get(name), b["facts"].get(name)
+        if one != other:
+            return f"{name} is {one} and {other}; they must be equal."
     if a["units"] != b["units"]:
         odd = [x for x in a["units"] if x not in b["units"]] + [x for x in b["units"] if x not in a["units"]]
         return f"the models are not the same (first at {odd[0][0] if odd else 'the order of layers'})."

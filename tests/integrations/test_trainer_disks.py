@@ -1,14 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Who writes a checkpoint: one rank on every disk that a site has, whatever is shared with whom."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from geo_accel.integrations.trainer_disks import Disk, find_disk
 from geo_accel.topology import Site, Topology
+from tests.transport.table import on_ranks
 
 
 def topology(sizes, rank=0):
@@ -42,25 +40,11 @@ def test_every_disk_is_written_once_and_each_site_finds_its_own(data):
 
 def look(folders, each_machine=False):
     """What every rank finds; two sites of as many ranks as there are folders, halved."""
-    meeting, told = threading.Barrier(len(folders), timeout=10), {}
-
-    class Control:
-        def __init__(self, rank):
-            self.rank = rank
-
-        def gather(self, what, message):
-            told[what, self.rank] = message
-            meeting.wait()
-            return [told[what, rank] for rank in range(len(folders))]
-
-    half = len(folders) // 2
-    with ThreadPoolExecutor(len(folders)) as pool:
-        return list(
-            pool.map(
-                lambda rank: find_disk(folders[rank], topology([half, half], rank), Control(rank), each_machine),
-                range(len(folders)),
-            )
-        )
+    halves = [len(folders) // 2] * 2
+    return on_ranks(
+        len(folders),
+        lambda rank, control: find_disk(folders[rank], topology(halves, rank), control, each_machine),
+    )
 
 
 def test_disks_are_told_apart_by_looking(tmp_path):
