@@ -56,27 +56,44 @@ class Session:
         here = self.machines[self.topology.rank]
         return self.topology.rank == min(rank for rank in self.topology.site.ranks if self.machines[rank] == here)
 
-    def close(self) -> None:
-        """Ends what rounds talk over, threads included, once all engines have ended on all ranks.
-
-        Else it stays as long as the job's process group, for the next engine of the same config.
-        """
-        for group, session in list(_LAST.items()):
-            if session is self:
-                del _LAST[group]
-        self.transport.close()
-        self.inside.close()
-
 
 _LAST: "WeakKeyDictionary[dist.ProcessGroup, Session]" = WeakKeyDictionary()
-"""By the job's process group, the session that was made last in it. It ends with that group."""
+"""By the job's process group, the session that was made last in it.
+
+It ends with that group, as gloo's groups do, and not before: whoever holds a session may yet make an engine of it.
+"""
 
 
-def _at_rest(settings: GeoConfig) -> Session | None:
+def remember(group: dist.ProcessGroup, session: Session) -> None:
+    """Keeps `session` for the next engine of the same config, as long as the job's process `group` lives."""
+    _LAST[group] = session
+
+
+def at_rest(group: dist.ProcessGroup, settings: GeoConfig) -> Session | None:
     """The last session, where another engine can go on with it: it was made from the same config, and nothing is on
     its way, since its engines have ended."""
-    session = _LAST.get(dist.group.WORLD)
+    session = _LAST.get(group)
     return session if session is not None and session.config == settings and not session.transport.users else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a rank says of itself before there are sites."""
+
+    machine: str
+    site: str | None
+    """Its site's name, where the launcher gives one."""
+    exposed: str | None
+    """What is wrong with the addresses that others reach it by, unless the config allows that."""
+    kernel: str | None
+
+    @classmethod
+    def here(cls, settings: GeoConfig, backend: str) -> "Presence":
+        """This process's; `backend` is that of the job's process group."""
+        exposed = None
+        if not settings.resilience.allow_public_plaintext:
+            exposed = exposure(ways_of_this_rank(settings.link.interface, "gloo" in backend))
+        return cls(machine=machine_label(), site=os.environ.get(SITE_VARIABLE), exposed=exposed, kernel=kernel())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +103,6 @@ class Sites:
     config: GeoConfig
     topology: Topology
     control: ControlPlane
-    deadline_s: float
     machines: tuple[str, ...]
     before: Session | None
     """One that all ranks still hold, with which they can go on."""
@@ -100,17 +116,31 @@ def find_sites(config: ConfigSource) -> Sites | None:
     """
     settings = load_config(config)
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        _say("geo_accel is off: this is a single process. Launch one or more per site to train across sites.")
+        print(
+            "geo_accel is off: this is a single process. Launch one or more per site to train across sites.",
+            file=sys.stderr,
+        )
         return None
-    exposed = None
-    if not settings.resilience.allow_public_plaintext:
-        exposed = exposure(ways_of_this_rank(settings.link.interface, "gloo" in str(dist.get_backend())))
-    deadline = settings.resilience.round_timeout_s
-    deadline = DEFAULT_DEADLINE_S if deadline == AUTO else min(float(deadline), LONGEST_DEADLINE_S)
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    control = ControlPlane(rank, world_size, deadline)
-    before = _at_rest(settings)
-    own = [machine_label(), os.environ.get(SITE_VARIABLE), settings.sites, exposed, kernel(), before is not None]
+    rank = dist.get_rank()
+    control = ControlPlane(rank, dist.get_world_size(), deadline_of(settings))
+    here = Presence.here(settings, str(dist.get_backend()))
+    return agree_on_sites(settings, rank, control, here, at_rest(dist.group.WORLD, settings))
+
+
+def deadline_of(settings: GeoConfig) -> float:
+    """Seconds that this run waits for a rank that does not come."""
+    wanted = settings.resilience.round_timeout_s
+    return DEFAULT_DEADLINE_S if wanted == AUTO else min(float(wanted), LONGEST_DEADLINE_S)
+
+
+def agree_on_sites(
+    settings: GeoConfig, rank: int, control: ControlPlane, here: Presence, before: Session | None = None
+) -> Sites | None:
+    """What `find_sites` finds over `control`, for a rank of which `here` is true and that could go on with `before`.
+
+    Collective. Names the ranks to `control` by their sites.
+    """
+    own = [here.machine, here.site, settings.sites, here.exposed, here.kernel, before is not None]
     answers = control.gather("starting", own)
     labels, names, wishes, exposures, kernels, can_go_on = zip(*answers, strict=True)
     odd = next((r for r, wish in enumerate(wishes) if wish != wishes[0]), None)
@@ -118,10 +148,12 @@ def find_sites(config: ConfigSource) -> Sites | None:
         raise ValueError(f"config sites is {wishes[0]} on rank 0 and {wishes[odd]} on rank {odd}; they must be equal.")
     topology = build_topology(rank, labels, names, settings.sites)
     if len(topology.sites) == 1:
-        _say(
-            f"geo_accel is off: all {world_size} ranks are on one machine, which is one site. To treat them as "
-            f"several, set {SITE_VARIABLE} per process, or sites in the config."
-        )
+        if rank == 0:
+            print(
+                f"geo_accel is off: all {len(answers)} ranks are on one machine, which is one site. To treat them as "
+                f"several, set {SITE_VARIABLE} per process, or sites in the config.",
+                file=sys.stderr,
+            )
         return None
     control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
     # All ranks raise, not only the one that is exposed: nobody waits for it.
@@ -130,7 +162,6 @@ def find_sites(config: ConfigSource) -> Sites | None:
         config=settings,
         topology=topology,
         control=control,
-        deadline_s=deadline,
         machines=tuple(map(str, labels)),
         before=before if all(can_go_on) and before.topology == topology else None,
     )
@@ -146,12 +177,12 @@ def connect(config: ConfigSource) -> Session | None:
         return None
     if sites.before is not None:
         return sites.before
-    interface = sites.config.link.interface
-    transport = open_transport(sites.topology, sites.deadline_s, interface)
-    inside = InsideSite(sites.topology, sites.deadline_s, interface)
+    interface, deadline_s = sites.config.link.interface, deadline_of(sites.config)
+    transport = open_transport(sites.topology, deadline_s, interface)
+    inside = InsideSite(sites.topology, deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
-    session = _LAST[dist.group.WORLD] = Session(
+    session = Session(
         config=sites.config,
         topology=sites.topology,
         control=sites.control,
@@ -160,6 +191,7 @@ def connect(config: ConfigSource) -> Session | None:
         site_group=groups[sites.topology.site_index],
         machines=sites.machines,
     )
+    remember(dist.group.WORLD, session)
     return session
 
 
@@ -192,8 +224,3 @@ def announce(engine: Engine, plan: Plan) -> None:
     for key, value in rows.items():
         table.add_row(key, value)
     Console(stderr=True).print(table)
-
-
-def _say(text: str) -> None:
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        print(text, file=sys.stderr)

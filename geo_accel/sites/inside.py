@@ -14,7 +14,6 @@ import torch.distributed as dist
 from geo_accel.config.names import AUTO
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import SiteLostError, cause_of
-from geo_accel.transport.gloo import end_group
 from geo_accel.transport.gloo_seam import new_group
 
 
@@ -65,11 +64,6 @@ class InsideSite:
         with self._losing_ranks():
             dist.all_reduce(told, op=dist.ReduceOp.BOR, group=self._group)
         return int(told)
-
-    def close(self) -> None:
-        """Ends the group and its thread; again, it does nothing. No collective may run or follow."""
-        group, self._group = self._group, None
-        end_group(group)
 
     @contextmanager
     def _losing_ranks(self) -> Iterator[None]:

@@ -94,7 +94,10 @@ class GlooTransport(Transport):
 
     def close(self) -> None:
         group, self._group = self._group, None
-        end_group(group)
+        if group is not None:
+            # Where the job's own group has ended, all others ended with it.
+            with suppress(ValueError):
+                dist.destroy_process_group(group)
 
     def _wait(self, works: Posted, start: float) -> None:
         for peer, work in works:
@@ -115,11 +118,3 @@ class GlooTransport(Transport):
         if "Timed out" in str(error) or "timeout" in str(error).lower():
             return self.silent(peer, waited)
         return self.gone(peer, waited, cause_of(error))
-
-
-def end_group(group: dist.ProcessGroup | None) -> None:
-    """Ends a group's connections and, once nobody holds it any more, its threads. Asks nobody."""
-    if group is not None:
-        # Where the job's own group has ended, all others ended with it.
-        with suppress(ValueError):
-            dist.destroy_process_group(group)

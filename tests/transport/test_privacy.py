@@ -2,14 +2,14 @@
 """What gloo will bind is looked at before weights pass it, and public addresses are refused on every rank."""
 
 import ipaddress
-import json
 import socket
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
-from geo_accel.integrations import session
+from geo_accel.config import load_config
+from geo_accel.integrations.session import Presence
 from geo_accel.transport import privacy
 from geo_accel.transport.privacy import (
     bound_to_host_name,
@@ -104,21 +104,11 @@ def test_every_rank_refuses_and_names_the_one_that_is_exposed():
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_sites_are_not_found_over_a_public_address(names, monkeypatch, allowed):
+def test_a_rank_says_that_it_is_exposed_unless_that_is_allowed(names, monkeypatch, allowed):
+    """What is refused then: tests/integrations/test_session.py."""
     monkeypatch.setenv("MASTER_ADDR", "meeting.lan")
-    other = ["1", None, "auto", None, "another kernel", False]
-    monkeypatch.setattr(session, "_at_rest", lambda _: None)
-    monkeypatch.setattr(session.ControlPlane, "__init__", lambda *_: None)
-    monkeypatch.setattr(session.ControlPlane, "gather", lambda _, what, own: [json.loads(json.dumps(own)), other])
-    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 0, "get_backend": "gloo"}.items():
-        monkeypatch.setattr(dist, name, lambda *_, value=value: value)
-    monkeypatch.setenv("GROUP_RANK", "0")
-    config = {"resilience": {"allow_public_plaintext": allowed}}
-    if allowed:
-        assert len(session.find_sites(config).topology.sites) == 2
-    else:
-        with pytest.raises(ValueError, match=r"site0 \(rank 0\): the host's name box"):
-            session.find_sites(config)
+    here = Presence.here(load_config({"resilience": {"allow_public_plaintext": allowed}}), "gloo")
+    assert here.exposed is None if allowed else "the host's name box" in here.exposed
 
 
 def listening():
