@@ -2,8 +2,7 @@
 """A model's units: what is synchronised together, in backward order."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,30 +88,3 @@ def checksum(tensors: Iterable[torch.Tensor]) -> int:
         flat = tensor.cpu().contiguous().view(-1).view(torch.uint8)
         value = zlib.crc32(flat.numpy(), value)
     return value
-
-
-@contextmanager
-def record_backward_order(units: Sequence[Unit]) -> Iterator[list[str]]:
-    """Collects, during the backward passes inside the block, unit names as their last gradient becomes ready.
-
-    Yields the list that fills up; a unit appears once, at its last readiness. Units that get no gradient never
-    appear.
-    """
-    order: list[str] = []
-
-    def ready(unit: Unit):
-        def hook(_: torch.Tensor) -> None:
-            if unit.name in order:
-                order.remove(unit.name)
-            order.append(unit.name)
-
-        return hook
-
-    handles = [
-        parameter.register_post_accumulate_grad_hook(ready(unit)) for unit in units for _, parameter in unit.parameters
-    ]
-    try:
-        yield order
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from geo_accel.config.names import CODEC_FACTS, CODECS, EXCHANGES, RESIDUALS, SPARSE_CHUNK, Exchange, Residual
-from geo_accel.config.parts import Outer as Outer
 from geo_accel.config.parts import Overlap
 
 

@@ -3,7 +3,7 @@
 
 import torch
 
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 
 
 class OuterStep:

@@ -16,8 +16,9 @@ from time import perf_counter
 import torch
 
 from geo_accel.config.names import Residual
+from geo_accel.config.parts import Outer
 from geo_accel.masters import Masters, Selection
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
 from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree

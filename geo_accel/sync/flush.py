@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from geo_accel.config.parts import Outer
 from geo_accel.masters import Masters
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import exchange_for
 from geo_accel.plan.plan import Piece
 from geo_accel.rounds import exact_mean

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geo_accel.config import CODECS
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import FILL, LONGEST_PERIOD, choose_plan
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.request import BUDGET, Request

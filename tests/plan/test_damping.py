@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 from geo_accel.plan.damping import Loss, damped, has_risen, pooled
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from geo_accel.config import DENSE_CODECS
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.penalty import PenaltyTable, penalties
 
 MEAN, FAST = Outer(), Outer(lr=0.9, momentum=0.5)

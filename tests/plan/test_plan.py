@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from geo_accel.config.parts import Overlap
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer, Overlap
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece, Plan, read_plan
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
 from geo_accel.plan.request import Request

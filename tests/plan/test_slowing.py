@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from geo_accel.plan.averaging import Outer
+from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.request import BUDGET, Request

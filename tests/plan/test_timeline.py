@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
 from geo_accel.plan.dreamddp import exact, exposed

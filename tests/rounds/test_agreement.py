@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geo_accel.config import DENSE_CODECS
+from geo_accel.config.parts import Outer
 from geo_accel.masters import PlainMasters
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece
 from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
 from geo_accel.rounds.exchange import Scratch, Terms

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geo_accel.config import SPARSE_CODECS
-from geo_accel.config.parts import Overlap
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer, Overlap
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.ratios import coefficients
 from geo_accel.rounds import exchange
 from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from geo_accel.plan.averaging import Averaging, Outer
+from geo_accel.config.parts import Outer
+from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.sync.courses import AtBoundaries, InBackward, NoPlan
 from geo_accel.sync.in_flight import InFlight

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from geo_accel.config.parts import Outer
 from geo_accel.integrations.session import Session, connect
-from geo_accel.plan.averaging import Outer
 from geo_accel.sync import flush, planning
 from geo_accel.transport.faulty import FaultyTransport
 from geo_accel.units import checksums
