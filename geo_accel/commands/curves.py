@@ -28,8 +28,10 @@ def draw(path: Path, around: Scenario, slowest_mbps: float, title: str, methods:
     """Writes the picture to `path`: what `methods` cost `around` a scenario whose slowest site has so many Mbit/s."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     drawn = [method for method in methods if method != "none"]
+    assert around.profile.link is not None  # `_require_drawable` asks for one
     latency_ms = around.profile.link.latency_s * 1e3
     faster = [around.over([Link.of(mbps=mbps, latency_ms=latency_ms)]) for mbps in _BANDWIDTHS]
     longer = [replace(around, period=period) for period in _PERIODS]
@@ -42,8 +44,8 @@ def draw(path: Path, around: Scenario, slowest_mbps: float, title: str, methods:
 
     style = {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.spines.top": False}
     with rc_context({**style, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 5), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.15)  # or the last label of one panel meets the first of the other
+        # So far apart, or the last label of one panel meets the first of the other.
+        figure = Figure(figsize=(11, 5), layout=ConstrainedLayoutEngine(w_pad=0.15))
         left, right = figure.subplots(1, 2, sharey=True)
         for panel, axes, xs in ((0, left, _BANDWIDTHS), (1, right, _PERIODS)):
             for method in drawn:

@@ -145,8 +145,10 @@ class _Question:
 
     @property
     def mbps(self) -> float:
-        """Of the slowest site, all of its carriers together."""
-        return self.scenario.profile.link.megabits_per_second * self.scenario.carriers
+        """Of the slowest site, all of its carriers together, where links are known."""
+        link = self.scenario.profile.link
+        assert link is not None
+        return link.megabits_per_second * self.scenario.carriers
 
     def __str__(self) -> str:
         scenario, link = self.scenario, self.scenario.profile.link
@@ -256,12 +258,12 @@ def _table(scenario: Scenario, outcomes: Sequence[Outcome]) -> Table:
     }
     caption = "efficiency: step time without WAN over step time with it"
     if scenario.knows_sizes:
-        columns["sent"] = [_bytes(outcome.wan_bytes_per_step) for outcome in outcomes]
+        columns["sent"] = [_bytes(outcome.wan_bytes_per_step or 0.0) for outcome in outcomes]
         caption += "; sent: by each site, per step"
     if scenario.tokens_per_step is not None:
         columns["tokens/s"] = [f"{outcome.tokens_per_s:,.0f}" for outcome in outcomes]
     if any(outcome.dollars_per_million_tokens is not None for outcome in outcomes):
-        columns["$/M tokens"] = [_short(outcome.dollars_per_million_tokens) for outcome in outcomes]
+        columns["$/M tokens"] = [_short(outcome.dollars_per_million_tokens or 0.0) for outcome in outcomes]
         parts = [name for name, price in (("GPUs", scenario.gpu_hour), ("egress", scenario.gb)) if price is not None]
         caption += f"; $: {' and '.join(parts)}"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
@@ -297,6 +299,10 @@ def _require_drawable(path: Path, scenario: Scenario) -> None:
         raise ValueError(f"--plot {path}: the folder does not exist.")
     if not scenario.knows_sizes:
         raise ValueError("--plot: the profile has transfer times but no sizes: nothing is known of other bandwidths.")
+    if scenario.profile.link is None:
+        raise ValueError(
+            "--plot: the profile knows no link, whose latency the curves keep: give --bandwidth-mbps too."
+        )
 
 
 def _period(text: str) -> int | str:

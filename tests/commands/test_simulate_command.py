@@ -115,6 +115,16 @@ def test_the_picture_is_drawn(capsys, tmp_path, measured, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_without_a_link_a_picture_is_refused(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    unit = UnitProfile(name="a", numel=1000, backward_s=0.1, transfer_s=0.05)
+    (tmp_path / "profile.json").write_text(Profile(units=(unit,)).to_json())
+    argv = ["simulate", "--profile", str(tmp_path / "profile.json"), "--methods", "none,local-sgd"]
+    assert main([*argv, "--plot", str(tmp_path / "x.png")]) == 2
+    assert "--plot: the profile knows no link" in capsys.readouterr().err
+    assert main([*argv, "--bandwidth-mbps", "100"]) == 0
+
+
 def test_without_matplotlib_one_line_says_what_to_install(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*MODEL, "--plot", str(tmp_path / "x.png")]) == 2
