@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from geo_accel.config.names import AUTO, Auto
+
 SITE_VARIABLE = "GEO_ACCEL_SITE"
 
 
@@ -82,7 +84,7 @@ def machine_label(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def build_topology(
-    rank: int, labels: Sequence[str], names: Sequence[str | None], sites: str | Sequence[int] = "auto"
+    rank: int, labels: Sequence[str], names: Sequence[str | None], sites: Auto | Sequence[int] = AUTO
 ) -> Topology:
     """Group ranks into sites.
 
@@ -99,10 +101,10 @@ def build_topology(
                 f"{SITE_VARIABLE} is set on some ranks but not on rank(s) {_join(unnamed)}: set it on every process "
                 "or on none."
             )
-        if sites != "auto":
+        if sites != AUTO:
             raise ValueError(f'sites = {list(sites)} contradicts {SITE_VARIABLE}: keep one (sites: "auto").')
-        return _by_key(rank, names, "{}")
-    if sites == "auto":
+        return _by_key(rank, [name for name in names if name], "{}")
+    if sites == AUTO:
         return _by_key(rank, labels, "site{}")
     sizes = list(sites)
     if sum(sizes) != world_size:

@@ -86,5 +86,5 @@ def checksum(tensors: Iterable[torch.Tensor]) -> int:
     value = 0
     for tensor in tensors:
         flat = tensor.cpu().contiguous().view(-1).view(torch.uint8)
-        value = zlib.crc32(flat.numpy(), value)
+        value = zlib.crc32(flat.numpy().data, value)
     return value

@@ -5,8 +5,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import yaml
+import yaml  # pyrefly: ignore[untyped-import] (the checker brings stubs)
 
 from geo_accel.config.rules import ConfigError, nearest, plain, shown
 
@@ -177,7 +178,8 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    # The anchor is a name or None; the stubs take it for a dict.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

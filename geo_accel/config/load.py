@@ -93,7 +93,7 @@ def _unknown_variables() -> list[str]:
 def _check_together(config: GeoConfig, problems: list[str]) -> None:
     """Contradictions between settings that are each allowed."""
     sync = config.sync
-    if sync.mode == Mode.STREAM and AUTO not in (sync.delay, sync.period) and sync.delay > sync.period:
+    if sync.mode == Mode.STREAM and sync.delay != AUTO and sync.period != AUTO and sync.delay > sync.period:
         problems.append(
             f"sync.delay: got {sync.delay} with sync.period {sync.period}; allowed: at most the period, as a layer "
             "may have only one transfer on its way"

@@ -2,9 +2,12 @@
 """Names that the config, plans, the wire and the commands share. Each stands here once; all are what files say."""
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """The choice is ours."""
+Auto = Literal["auto"]
+"""The type of AUTO, beside which a setting that is no text can be told apart."""
 
 
 class Mode:

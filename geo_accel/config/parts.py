@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geo_accel.config.names import AUTO
+from geo_accel.config.names import AUTO, Auto
 from geo_accel.config.rules import real_within, refusal
 
 Unknown = Callable[[str, object, Iterable[str]], str]
@@ -63,7 +63,7 @@ _OUTER_PARTS = {"type": '"mean", "nesterov"', "lr": "a number > 0", "momentum": 
 OUTER_ALLOWED = '"auto", "mean", {"type": "mean"} or {"type": "nesterov", "lr": > 0, "momentum": >= 0 and < 1}'
 
 
-def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -> Outer | str:
+def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -> Outer | Auto:
     """`sync.outer`."""
     if isinstance(value, Outer):
         value = value.to_dict()
@@ -89,17 +89,19 @@ def read_outer(key: str, value: object, problems: list[str], unknown: Unknown) -
             problems.append(f"{key}.{name}: missing; allowed: {_OUTER_PARTS[name]}")
     if kind == "mean" and len(problems) == before:
         return Outer()
-    numbers: dict[str, float | None] = {}
+    numbers: dict[str, float] = {}
     for name, bounds in (("lr", {"above": 0}), ("momentum", {"at_least": 0, "below": 1})):
         if name in value and kind != "mean":
-            numbers[name] = real_within(f"{key}.{name}", value[name], _OUTER_PARTS[name], problems, **bounds)
+            number = real_within(f"{key}.{name}", value[name], _OUTER_PARTS[name], problems, **bounds)
+            if number is not None:
+                numbers[name] = number
     return Outer(**numbers) if len(problems) == before else AUTO
 
 
 OVERLAP_ALLOWED = '"auto", true, false or {"threshold": sites >= 1, "gain": >= 1}'
 
 
-def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown) -> bool | Overlap | str:
+def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown) -> bool | Overlap | Auto:
     """`compression.overlap_weighting`."""
     if isinstance(value, Overlap):
         value = value.to_dict()
@@ -119,4 +121,5 @@ def read_overlap(key: str, value: object, problems: list[str], unknown: Unknown)
     threshold = real_within(f"{key}.threshold", value["threshold"], parts["threshold"], problems, at_least=1)
     if threshold is not None and threshold != int(threshold):
         problems.append(refusal(f"{key}.threshold", value["threshold"], parts["threshold"], "it must be whole"))
-    return AUTO if len(problems) > before else Overlap(threshold=int(threshold), gain=gain)
+        threshold = None
+    return AUTO if gain is None or threshold is None else Overlap(threshold=int(threshold), gain=gain)

@@ -22,7 +22,7 @@ class ConfigError(ValueError):
     `problems` holds the lines. Commands print the message and leave with exit code 2.
     """
 
-    def __init__(self, problems: Iterable[str]):
+    def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
@@ -72,7 +72,7 @@ def refusal(key: str, value: object, allowed: str, hint: str = "") -> str:
 
 def nearest(word: object, names: Iterable[str]) -> tuple[str, float]:
     """The name that looks most like `word`, and how alike they are from 0 to 1. `names` must not be empty."""
-    text = str(word).lower()[:100] if isinstance(word, str) else ""
+    text = word.lower()[:100] if isinstance(word, str) else ""
     scored = ((name, difflib.SequenceMatcher(None, text, name.lower()).ratio()) for name in names)
     return max(scored, key=lambda pair: pair[1])
 

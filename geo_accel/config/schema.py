@@ -16,6 +16,7 @@ from geo_accel.config.names import (
     MODES,
     RESIDUALS,
     SCHEDULES,
+    Auto,
     Coefficients,
     Mode,
     Schedule,
@@ -57,7 +58,7 @@ class SyncConfig:
         ' "blocking" waits for it (plain local SGD)',
         when="to compare with DreamDDP or local SGD",
     )
-    period: int | str = _setting(
+    period: int | Auto = _setting(
         AUTO,
         whole(at_least=1),
         help="every layer is synchronised at least once in this many optimizer steps",
@@ -90,13 +91,13 @@ class SyncConfig:
         " averaging by shares, for dense codecs",
         when='to compare exchanges; "auto" takes "hub" where one site has a far better link',
     )
-    delay: int | str = _setting(
+    delay: int | Auto = _setting(
         AUTO,
         whole(at_least=1),
         help="optimizer steps from the start of a transfer to its application, at most the period; stream mode only",
         when="to fix it together with the period; less is fresher, more hides longer transfers",
     )
-    outer: Outer | str = _setting(
+    outer: Outer | Auto = _setting(
         AUTO,
         Rule(kind="name or mapping", allowed=OUTER_ALLOWED, read=partial(read_outer, unknown=unknown_key)),
         help="the outer optimizer, applied to the averaged progress of all sites",
@@ -114,7 +115,7 @@ class CompressionConfig:
         help="the number format that crosses the WAN",
         when='"fp32" to lose nothing; else to compare codecs or to hold runs comparable',
     )
-    ratio: float | str = _setting(
+    ratio: float | Auto = _setting(
         AUTO,
         real(above=0, at_most=1),
         help="share of the values that a sparse codec sends; dense codecs ignore it",
@@ -127,7 +128,7 @@ class CompressionConfig:
         " comparisons",
         when="to compare; needs a sparse codec",
     )
-    overlap_weighting: bool | Overlap | str = _setting(
+    overlap_weighting: bool | Overlap | Auto = _setting(
         AUTO,
         Rule(kind="switch or mapping", allowed=OVERLAP_ALLOWED, read=partial(read_overlap, unknown=unknown_key)),
         help="weigh values by how many sites sent them: true makes it the mean over those that did; threshold and gain"
@@ -153,13 +154,13 @@ class LinkConfig:
         help="the interface that faces the other sites; may differ per site",
         when="where gloo takes an interface that the other sites do not reach: a tunnel's, say",
     )
-    bandwidth_mbps: float | str = _setting(
+    bandwidth_mbps: float | Auto = _setting(
         AUTO,
         real(above=0),
         help="bandwidth to plan with, in megabits (10^6 bits) per second; measured if auto",
         when="where less may be used than there is, or to plan without measuring; then it is not followed",
     )
-    latency_ms: float | str = _setting(
+    latency_ms: float | Auto = _setting(
         AUTO,
         real(at_least=0),
         help="one-way latency to plan with, in milliseconds; measured if auto",
@@ -171,7 +172,7 @@ class LinkConfig:
 class ResilienceConfig:
     """What happens when a site is late, and what may cross an unprotected network."""
 
-    round_timeout_s: float | str = _setting(
+    round_timeout_s: float | Auto = _setting(
         AUTO,
         real(above=0),
         help="seconds that a round may take before the run stops and names the late site",
@@ -189,7 +190,7 @@ class ResilienceConfig:
 class GeoConfig:
     """The whole block. Built by hand it is not checked until `load_config` reads it, which integrations always do."""
 
-    sites: list[int] | str = _setting(
+    sites: list[int] | Auto = _setting(
         AUTO,
         sizes("a list of whole numbers >= 1, the processes of each site, such as [4, 4]"),
         help="which processes form a site: by machine if auto, or the number of processes of each site in rank order;"

@@ -43,16 +43,18 @@ def choose_plan(
     """
     maker = _Maker(request=request, units=tuple(units), sites=sites, profile=profile)
     if not request.needs_measurement:
-        delay = request.delay if request.mode == Mode.STREAM else 0
-        averaging = maker.sending.averaging(request.codec, request.period)
-        return maker.plan(request.period, delay, averaging, request.period, "as configured")
+        period, delay = request.period, request.delay if request.mode == Mode.STREAM else 0
+        assert period != AUTO and delay != AUTO  # they would need a measurement
+        averaging = maker.sending.averaging(request.codec, period)
+        return maker.plan(period, delay, averaging, period, "as configured")
     assert profile is not None
-    best = None
+    best: _Candidate | None = None
     first = {codec: maker.first_period(codec) for codec in request.codecs}
     for bound, codec in sorted((maker.least_penalty(codec, first[codec]), codec) for codec in request.codecs):
         # Running plans are reviewed while training goes on and waits: what cannot be chosen is not looked at.
         if best is None or not best.within_budget or _rounded(bound) <= _rounded(best.penalty):
             best = min(filter(None, (best, *maker.candidates(codec, first[codec]))), key=_order)
+    assert best is not None  # every codec has a candidate
     return replace(best.plan, reason=_reason(best.plan, profile, timeline(best.plan, profile, sites)))
 
 
@@ -121,6 +123,12 @@ class _Maker:
     def sending(self) -> Sending:
         values = sum(numel for _, numel in self.units)
         return Sending(request=self.request, values=values, sites=self.sites)
+
+    @property
+    def _measured(self) -> Profile:
+        """The profile, which is there wherever something is left to choose."""
+        assert self.profile is not None
+        return self.profile
 
     def plan(self, period: int, delay: int, averaging: Averaging, rounds: int, reason: str = "") -> Plan:
         """One plan, with `rounds` rounds per period where the schedule is "stream"."""
@@ -211,13 +219,13 @@ class _Maker:
     def _careful(self) -> Profile:
         """The profile over links of which only `FILL` counts."""
         links = tuple(
-            (site, link.slower(1 / (_LOSSY_FILL if link.loses else FILL))) for site, link in self.profile.links
+            (site, link.slower(1 / (_LOSSY_FILL if link.loses else FILL))) for site, link in self._measured.links
         )
         units = tuple(
             replace(unit, transfer_s=None if unit.transfer_s is None else unit.transfer_s / FILL)
-            for unit in self.profile.units
+            for unit in self._measured.units
         )
-        return replace(self.profile, links=links, units=units)
+        return replace(self._measured, links=links, units=units)
 
     def _least_period(self, codec: str, careful: Profile) -> int:
         """No shorter period can be within the budget: neither the link nor the training thread would have time."""
@@ -235,7 +243,7 @@ class _Maker:
     def _spare_s(self) -> float:
         """Seconds that a round is let be late: where packets are lost, a timeout; on a long line, where a window that
         was not quite open costs part of a round trip, half of one."""
-        link = self.profile.link
+        link = self._measured.link
         if link is None or not (link.loses or link.latency_s >= LONG_LATENCY_S):
             return 0.0
         return link.timeout_s if link.loses else link.latency_s / 2
@@ -243,7 +251,8 @@ class _Maker:
     @property
     def _spare_delay(self) -> int:
         """The delay that a round needs at least for that."""
-        return ceil((self._spare_s + self.profile.link.latency_s) / self.profile.compute_s) if self._spare_s else 0
+        link, spare_s = self._measured.link, self._spare_s
+        return ceil((spare_s + link.latency_s) / self._measured.compute_s) if link is not None and spare_s else 0
 
     def _delays(self, period: int, rounds: int, cost: Cost) -> Iterator[int]:
         if self.request.mode != Mode.STREAM:
@@ -252,9 +261,9 @@ class _Maker:
             yield self.request.delay
         else:
             first = 1
-            if self.profile.link is not None:
+            if self._measured.link is not None:
                 seconds = cost.seconds(self.sending.values / rounds) + self._spare_s
-                first = ceil(seconds / self.profile.compute_s - 1e-9)
+                first = ceil(seconds / self._measured.compute_s - 1e-9)
             if self._spare_s and first > period < LONGEST_PERIOD and self.request.period == AUTO:
                 return  # a longer period has room for what may be late
             first = min(period, max(1, first))
@@ -263,9 +272,9 @@ class _Maker:
 
     def _dreamddp(self, period: int, averaging: Averaging) -> tuple[tuple[Round, ...], ...]:
         """DreamDDP's partition of the units in the order in which they were seen to become ready, bubbles filled."""
-        cost = self.sending.cost(averaging, self.profile)
+        cost = self.sending.cost(averaging, self._measured)
         places = {name: unit for unit, (name, _) in enumerate(self.units)}
-        backward = {unit.name: unit.backward_s for unit in self.profile.units}
+        backward = {unit.name: unit.backward_s for unit in self._measured.units}
         missing = next((name for name in places if name not in backward), None)
         if missing is not None:
             raise ValueError(f"profile: it is for another model: it has no unit {missing}.")
@@ -291,8 +300,7 @@ class _Maker:
         A unit that latency rules would only make the others wait. Measured transfer times are of single units and
         leave them alone.
         """
-        link = self.profile.link if self.profile is not None else None
-        if link is None:
+        if self.profile is None or (link := self.profile.link) is None:
             return tuple((piece,) for piece in pieces)
         cost = self.sending.cost(averaging, self.profile)
         latency = cost.messages * link.latency_s

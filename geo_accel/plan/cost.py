@@ -78,7 +78,7 @@ class Cost:
         """By site; one where all are alike, as in simulations of thousands."""
         links = [link for _, link in self.profile.links]
         unlike = len(links) == self.sites and (len(set(links)) > 1 or len(set(self.averaging.kept)) > 1)
-        return links if unlike else [self.profile.link]
+        return links if unlike else [Link.slowest(links)]
 
     @property
     def _others(self) -> list[int]:
@@ -148,9 +148,10 @@ class Cost:
     def round_s(self, pieces: Sequence[Piece], units: Sequence[tuple[str, int]]) -> float:
         """Seconds of a round of `pieces` of `units`; measured transfers of units count as they are, scaled by bits."""
         measured = [self._measured.get(units[piece.unit][0]) for piece in pieces]
-        if None not in measured:
+        known = [seconds for seconds in measured if seconds is not None]
+        if len(known) == len(pieces):
             share = bytes_per_value(self.averaging) / BYTES_PER_VALUE["fp32"]
-            return share * sum(s / piece.parts for s, piece in zip(measured, pieces, strict=True))
+            return share * sum(s / piece.parts for s, piece in zip(known, pieces, strict=True))
         return self.seconds(values_of(pieces, units))
 
 

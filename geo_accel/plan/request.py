@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo_accel.config.names import AUTO, AUTOMATIC_CODECS, SPARSE_CODECS, Coefficients, Mode, Schedule
+from geo_accel.config.names import AUTO, AUTOMATIC_CODECS, SPARSE_CODECS, Auto, Coefficients, Mode, Schedule
 from geo_accel.config.parts import Outer, Overlap
 from geo_accel.config.schema import GeoConfig
 
@@ -20,18 +20,18 @@ class Request:
     """What the user fixed; "auto" where the choice is ours."""
 
     mode: str
-    period: int | str = AUTO
+    period: int | Auto = AUTO
     schedule: str = AUTO
-    delay: int | str = AUTO
+    delay: int | Auto = AUTO
     codec: str = AUTO
-    ratio: float | str = AUTO
+    ratio: float | Auto = AUTO
     exchange: str = AUTO
     residual: str = AUTO
-    overlap: Overlap | bool | str = AUTO
+    overlap: Overlap | bool | Auto = AUTO
     """True is the mean over those that sent."""
     coefficients: str = Coefficients.EQUAL
     """"equal", "data" or "blend"."""
-    outer: Outer | str = AUTO
+    outer: Outer | Auto = AUTO
     ranks: tuple[int, ...] = ()
     """Of every site; empty: one each."""
 

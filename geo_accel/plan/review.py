@@ -121,13 +121,12 @@ def review(
     profile's link is what the user stated, and stays. With `rough_step` the profile's step was measured beside a
     probe. `handling` is what handling a value turns out to cost, where anybody knows.
     """
-    link = profile.link
     # Through a hub, sites and hub take turns, and no swap shows what the slowest link carries.
-    follows = follow_link and link is not None and plan.exchange != Exchange.HUB
-    now = seen_link(seen, link) if follows else None
+    link = profile.link if follow_link and plan.exchange != Exchange.HUB else None
+    now = seen_link(seen, link) if link is not None else None
     step_s = max(one.steps.step_s for one in seen)
     news = []
-    if now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
+    if link is not None and now is not None and _differs(now.seconds_per_byte, link.seconds_per_byte):
         news.append(f"the link went from {link.megabits_per_second:.0f} to {now.megabits_per_second:.0f} Mbit/s")
         profile = profile.with_slower_links(now.seconds_per_byte / link.seconds_per_byte)
     if _differs(step_s, profile.compute_s, _ROUGH_TOLERANCE if rough_step else TOLERANCE):

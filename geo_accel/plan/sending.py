@@ -44,21 +44,20 @@ class Sending:
         Without the `careful` profile, or links in it, nothing can be compared and the usual exchange is taken.
         """
         sparse, fixed = codec in SPARSE_CODECS, self.request.exchange
-        known = careful is not None and careful.link is not None
+        known = careful if careful is not None and careful.link is not None else None
         if fixed != AUTO:
             exchanges = [fixed]
-        elif known:
+        elif known is not None:
             exchanges = [Exchange.DIRECT, *([] if sparse else [Exchange.TWO_SHOT]), Exchange.HUB]
         else:
             exchanges = [Exchange.DIRECT if sparse else exchange_for(self.sites)]
-        if not known:
+        if known is None:
             rule = self._rule(codec, exchanges[0], 0)
         else:
             rules = [
-                self._with_ratios(self._rule(codec, one, self._best_hub(careful)), period, careful)
-                for one in exchanges
+                self._with_ratios(self._rule(codec, one, self._best_hub(known)), period, known) for one in exchanges
             ]
-            rule = min(rules, key=lambda rule: self._preference(rule, period, careful))
+            rule = min(rules, key=lambda rule: self._preference(rule, period, known))
         if self.request.coefficients == Coefficients.EQUAL:
             return rule
         shares = [float(ranks) for ranks in self.request.ranks]
@@ -100,7 +99,8 @@ class Sending:
         if not self._ratio_is_open(rule):
             return rule
         window = self.window(careful) * period
-        links = [link for _, link in careful.links]
+        assert careful.link is not None  # else there is nothing to compare
+        latency_s, links = careful.link.latency_s, [link for _, link in careful.links]
         unlike = len(links) == self.sites and len({link.seconds_per_byte for link in links}) > 1
         chosen = None
         for least in GRID:
@@ -112,9 +112,10 @@ class Sending:
             for option in options:
                 cost = self.cost(option, careful)
                 rounds = self.rounds_in(period, cost)
-                busy = cost.seconds(self.values) + (rounds - 1) * cost.messages * careful.link.latency_s
+                busy = cost.seconds(self.values) + (rounds - 1) * cost.messages * latency_s
                 if busy <= window or chosen is None:
                     chosen = option
+        assert chosen is not None  # the grid is not empty
         return chosen
 
     def _best_hub(self, profile: Profile) -> int:

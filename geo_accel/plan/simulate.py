@@ -8,7 +8,7 @@ only through the bytes that a site sends.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from geo_accel.config.names import AUTO, DENSE_CODECS, Mode, Schedule
+from geo_accel.config.names import AUTO, DENSE_CODECS, Auto, Mode, Schedule
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import LONGEST_PERIOD, choose_plan
 from geo_accel.plan.cost import Cost, exchange_for
@@ -41,7 +41,7 @@ class Scenario:
     profile: Profile
     """Of one rank of a site, with the sites' links."""
     sites: int
-    period: int | str = AUTO
+    period: int | Auto = AUTO
     """Steps between two synchronisations of a unit; "auto": each method gets the shortest that it can afford."""
     codec: str = "bf16"
     """Of ssgd's gradients, and of the methods that have none in their name."""

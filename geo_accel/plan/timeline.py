@@ -5,6 +5,7 @@ One compute stream, one serial link; as docs/how-it-works.md says. Rounds wait f
 everyone's and one site stands for all.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -94,14 +95,14 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
             if spans:
                 result.spans.append(Span(track=track, name=name, start=start, stop=stop, step=step))
 
-        def send(number: int, earliest: float, at: int = at, span=span) -> float:
+        def send(number: int, earliest: float, at: int = at, span: Callable[..., None] = span) -> float:
             nonlocal free
             start = max(earliest, free)
             free = start + durations[at][number] + cost.reopening_s(sizes[at][number], start - free)
             span("transfer", names[at][number], start, free)
             return free
 
-        def wait(until: float, name: str, span=span) -> float:
+        def wait(until: float, name: str, span: Callable[..., None] = span) -> float:
             nonlocal now, waited
             if until > now:
                 span("wait", name, now, until)

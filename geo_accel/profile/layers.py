@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,11 @@ from geo_accel.version import __version__
 WARMUP_STEPS = 2
 WANTED_STEPS = 6
 STEPS = WARMUP_STEPS + WANTED_STEPS
+
+OnSpan = Callable[[str, str, float, float], None]
+"""`on_span(track, name, start, stop)`, in seconds of `perf_counter`."""
+Mark = Any
+"""A moment as a clock marks it, which only that clock reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +69,15 @@ def as_profile(computing: Computing, device: torch.device, **facts: object) -> P
 class _Step:
     """Marks of one step; of several micro-batches the last one's."""
 
-    begin: object
+    begin: Mark
     micro_batches: int = 0
-    forward: dict[str, list] = field(default_factory=dict)
+    forward: dict[str, list[Mark]] = field(default_factory=dict)
     """By unit: begin and end."""
-    backward: object = None
-    ready: dict[str, object] = field(default_factory=dict)
+    backward: Mark = None
+    ready: dict[str, Mark] = field(default_factory=dict)
     """By unit, in the order of their last gradients."""
-    update: list = field(default_factory=list)
-    end: object = None
+    update: list[Mark] = field(default_factory=list)
+    end: Mark = None
 
 
 class LayerTimer:
@@ -82,7 +88,7 @@ class LayerTimer:
         model: nn.Module,
         units: Sequence[Unit],
         optimizer: torch.optim.Optimizer | None = None,
-        on_span: Callable[[str, str, float, float], None] | None = None,
+        on_span: OnSpan | None = None,
         away_s: Callable[[], float] = float,
     ) -> None:
         """`on_span(track, name, start, stop)` is told each step's spans in seconds of `perf_counter`, for traces.
@@ -128,7 +134,7 @@ class LayerTimer:
             return
         step.end = self._clock.mark()
         if self._on_span is not None:
-            self._tell(step)
+            self._tell(step, self._on_span)
         elif step.ready:
             self._steps.append(step)
         self._now = None
@@ -228,12 +234,12 @@ class LayerTimer:
         if self._now is not None:
             self._now.update.append(self._clock.mark())
 
-    def _tell(self, step: _Step) -> None:
+    def _tell(self, step: _Step, on_span: OnSpan) -> None:
         """Spans of one step, in host time: its end is now."""
         now, between = perf_counter(), self._clock.seconds
 
-        def span(track: str, name: str, begin: object, end: object) -> None:
-            self._on_span(track, name, now - between(begin, step.end), now - between(end, step.end))
+        def span(track: str, name: str, begin: Mark, end: Mark) -> None:
+            on_span(track, name, now - between(begin, step.end), now - between(end, step.end))
 
         for name, (begin, end) in step.forward.items():
             if end is not None:

@@ -63,5 +63,5 @@ class Trace:
             self._events.append(event(self._rank, track, name, self._origin + start, self._origin + stop, **details))
 
     def save(self) -> None:
-        if self.wanted:
+        if self._path is not None:
             write_trace(self._path, self._events)

@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 from itertools import combinations, cycle, islice
 from statistics import fmean, median
 from time import perf_counter, thread_time
+from typing import Any
 
 import torch
 
 from geo_accel.config import LinkConfig
-from geo_accel.config.names import SPARSE_CHUNK, SPARSE_CODECS
+from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Auto
 from geo_accel.masters import Masters
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import bytes_per_value, exchange_for
@@ -50,10 +51,10 @@ def stated_links(one_ways: int, topology: Topology, config: LinkConfig) -> tuple
 
     The latency of a link is a swap's, which takes `one_ways` of what the config states, the line's.
     """
-    stated = (config.bandwidth_mbps, config.latency_ms)
-    if "auto" in stated:
+    mbps, latency_ms = config.bandwidth_mbps, config.latency_ms
+    if mbps == AUTO or latency_ms == AUTO:
         return None
-    link = Link.of(mbps=stated[0], latency_ms=one_ways * stated[1])
+    link = Link.of(mbps=mbps, latency_ms=one_ways * latency_ms)
     return tuple((site.name, link) for site in topology.sites)
 
 
@@ -66,26 +67,26 @@ def measure_links(
     measured too, one after the other: exchanges differ in what they ask of them. Raises SiteLostError for a site that
     does not answer.
     """
-    stated = (config.bandwidth_mbps, config.latency_ms)
+    mbps, latency_ms = config.bandwidth_mbps, config.latency_ms
     others = len(topology.sites) - 1
 
     def exchange(nbytes: int) -> Sequence[float]:
         return transfers.exchange(-(-nbytes // others))
 
-    if stated[0] != "auto":
-        links = [Link(latency_s=one, seconds_per_byte=8e-6 / stated[0]) for one in latency]
+    if mbps != AUTO:
+        links = [Link(latency_s=one, seconds_per_byte=8e-6 / mbps) for one in latency]
     else:
         # With more sites this is only to open the windows, and to know how much to send one way.
         seconds = PROBE_SECONDS / 4 if others > 1 else PROBE_SECONDS
         links = probe_links(exchange, latency, seconds, transfers.have_lost)
-    if others > 1 and stated[0] == "auto":
+    if others > 1 and mbps == AUTO:
         up, down = _one_way(transfers, topology, links)
         links = [
             replace(link, seconds_per_byte=out, down_seconds_per_byte=back)
             for link, out, back in zip(links, up, down, strict=True)
         ]
     return tuple(
-        (site.name, _as_stated(transfers.one_ways, link, *stated))
+        (site.name, _as_stated(transfers.one_ways, link, mbps, latency_ms))
         for site, link in zip(topology.sites, links, strict=True)
     )
 
@@ -286,17 +287,17 @@ def as_message(computing: Computing, handling: Mapping[str, tuple[float, float]]
 
 
 def from_message(message: dict) -> tuple[Computing, dict[str, tuple[float, float]]]:
-    computing = message["computing"]
-    units = tuple(UnitProfile(**unit) for unit in computing["units"])
-    return Computing(**{**computing, "units": units}), message["handling"]
+    computing: dict[str, Any] = {**message["computing"]}
+    computing["units"] = tuple(UnitProfile(**unit) for unit in computing["units"])
+    return Computing(**computing), message["handling"]
 
 
-def _as_stated(one_ways: int, link: Link, mbps: float | str, latency_ms: float | str) -> Link:
+def _as_stated(one_ways: int, link: Link, mbps: float | Auto, latency_ms: float | Auto) -> Link:
     """What the config states counts, what it leaves open was measured."""
     return replace(
         link,
-        latency_s=link.latency_s if latency_ms == "auto" else one_ways * latency_ms * 1e-3,
-        seconds_per_byte=link.seconds_per_byte if mbps == "auto" else 8e-6 / mbps,
+        latency_s=link.latency_s if latency_ms == AUTO else one_ways * latency_ms * 1e-3,
+        seconds_per_byte=link.seconds_per_byte if mbps == AUTO else 8e-6 / mbps,
     )
 
 
