@@ -8,7 +8,7 @@ the same share, so their vectors have the same layout.
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -52,11 +52,13 @@ class Masters(ABC):
 
     replicated = True
     """Whether every rank of a site holds all weights, so that all need every rank's result."""
-    device: torch.device
 
-    def __init__(self, units: Sequence[Unit], topology: Topology, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, units: Sequence[Unit], topology: Topology, lengths: Sequence[int], device: torch.device
+    ) -> None:
         """`lengths`: elements of each unit that this rank carries."""
         self.units = units
+        self.device = device
         self._topology = topology
         self._lengths = lengths
         self._starts = [sum(lengths[:i]) for i in range(len(units))]
@@ -181,12 +183,12 @@ class PlainMasters(Masters):
 
     def __init__(self, units: Sequence[Unit], topology: Topology) -> None:
         """Raises ValueError for parameters on several devices or not laid out contiguously."""
-        self.device = one_device(parameter for unit in units for _, parameter in unit.parameters)
+        device = one_device(parameter for unit in units for _, parameter in unit.parameters)
         for unit in units:
             for name, parameter in unit.parameters:
                 if not parameter.is_contiguous():
                     raise ValueError(f"parameter {name} is not contiguous in memory: call .contiguous() on it first.")
-        super().__init__(units, topology, [-(-unit.numel // topology.slices) for unit in units])
+        super().__init__(units, topology, [-(-unit.numel // topology.slices) for unit in units], device)
 
     def checksums(self) -> dict[str, int]:
         return checksums(self.units)
@@ -271,11 +273,11 @@ class ShardedMasters(Masters):
         mine = shards[topology.local_index]
         assert all(masters[parameter].numel() == shard.stop - shard.start for parameter, shard in mine.items())
         # A rank without any share, which small models on many ranks have, writes nothing.
-        self.device = one_device(masters.values()) if masters else torch.device("cpu")
+        device = one_device(masters.values()) if masters else torch.device("cpu")
         self._shards = shards
         self._masters = masters
         self._publish = publish
-        super().__init__(units, topology, self._lengths_of(units, topology.local_index))
+        super().__init__(units, topology, self._lengths_of(units, topology.local_index), device)
 
     def checksums(self) -> dict[str, int]:
         return {
@@ -339,7 +341,7 @@ def stretches(pieces: Sequence[Piece], lengths: Sequence[int]) -> list[tuple[int
     return merged
 
 
-def one_device(tensors) -> torch.device:
+def one_device(tensors: Iterable[torch.Tensor]) -> torch.device:
     """The device of all `tensors`. Raises ValueError where there are several."""
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:

@@ -29,13 +29,19 @@ class NotFiniteError(ValueError):
         self.place = place
 
 
+Stretch = tuple[int, torch.Tensor]
+"""Some of a buffer's elements, and the offset of the first."""
+OuterChange = Callable[[torch.Tensor, int, int], torch.Tensor]
+"""`outer(agreed, lo, hi)` is the change of anchor elements [lo, hi) for what was agreed."""
+
+
 class Weights(Protocol):
     """The weights of one round's pieces, as one flat fp32 buffer that is seen part by part."""
 
     def read(self, lo: int, out: torch.Tensor) -> None:
         """Copies elements from `lo` on, as they are at the round's start, into the flat `out`."""
 
-    def stretches(self, lo: int, hi: int) -> Iterable[tuple[int, torch.Tensor]]:
+    def stretches(self, lo: int, hi: int) -> Iterable[Stretch]:
         """Those of the elements [lo, hi) that are flat fp32 on the CPU and may be added to where they are: such
         stretches, in order, with their offsets from `lo`."""
 
@@ -52,7 +58,7 @@ class Snapshot:
     def read(self, lo: int, out: torch.Tensor) -> None:
         out.copy_(self.values[lo : lo + out.numel()])
 
-    def stretches(self, lo: int, hi: int) -> Iterable[tuple[int, torch.Tensor]]:
+    def stretches(self, lo: int, hi: int) -> Iterable[Stretch]:
         return ()
 
     def write(self, lo: int, change: torch.Tensor) -> None:
@@ -65,7 +71,7 @@ def agree(
     weights: Weights,
     anchor: torch.Tensor,
     ranges: Sequence[tuple[int, int]],
-    outer: Callable[[torch.Tensor, int, int], torch.Tensor] | None,
+    outer: OuterChange | None,
     *,
     replaces: bool,
     residual: torch.Tensor | None = None,
@@ -73,25 +79,38 @@ def agree(
     """One round, in the three parts of an exchange: what this site says, sending and hearing, and its application.
 
     `weights` are the elements of `anchor` in `ranges`. With `replaces` the agreed values take their place, else
-    something is added to them. `outer(agreed, lo, hi)` is the change of anchor elements [lo, hi); None where that is
-    what was agreed. `residual`, as long as the anchor, is what earlier rounds have not sent, if they kept it apart; it
-    joins what is said. What is not sent this time stays in the weights, goes there, or is lost, as the averaging's
-    rule says; only where it stays in the weights may these have moved before the last part.
+    something is added to them. `outer` is None where the anchor changes by what was agreed. `residual`, as long as the
+    anchor, is what earlier rounds have not sent, if they kept it apart; it joins what is said. What is not sent this
+    time stays in the weights, goes there, or is lost, as the averaging's rule says; only where it stays in the weights
+    may these have moved before the last part.
 
     Raises NotFiniteError, in its first part, before anything that is not finite is sent.
     """
     books = _Books(terms, weights, anchor, ranges, outer, replaces=replaces, residual=residual)
     course = BY_NAME[terms.averaging.exchange](transport, terms, books.length, books.say)
-    yield next(course)
-    yield next(course)
+    next(course)
+    yield
+    next(course)
+    yield
     for part in course:
+        assert part is not None  # after its first two parts an exchange yields agreements
         books.settle(part)
 
 
 class _Books:
     """Weights, anchor and residual of one round, between which values are moved."""
 
-    def __init__(self, terms, weights, anchor, ranges, outer, *, replaces, residual) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        weights: Weights,
+        anchor: torch.Tensor,
+        ranges: Sequence[tuple[int, int]],
+        outer: OuterChange | None,
+        *,
+        replaces: bool,
+        residual: torch.Tensor | None,
+    ) -> None:
         self._terms, self._weights, self._outer, self._replaces = terms, weights, outer, replaces
         self._anchor, self._residual = anchor, residual
         self._rule = terms.averaging.residual
@@ -152,20 +171,30 @@ class _Books:
             anchor.add_(change)
             self._weights.write(lo, anchor if self._replaces else outcome)
 
-    def _all_stretches(self, lo: int, length: int) -> list[tuple[int, torch.Tensor]] | None:
+    def _all_stretches(self, lo: int, length: int) -> list[Stretch] | None:
         """The weights themselves from element `lo` on, where all that is agreed may be added to where it belongs."""
         if self._rule != Residual.WEIGHTS or self._replaces:
             return None
         stretches = list(self._weights.stretches(lo, lo + length))
         return stretches if sum(len(values) for _, values in stretches) == length else None
 
-    def _settle_in_place(self, change, said, anchor, stretches) -> None:
-        change, said, anchor = change.numpy(), said.numpy(), anchor.numpy()
+    def _settle_in_place(
+        self, change: torch.Tensor, said: torch.Tensor, anchor: torch.Tensor, stretches: Sequence[Stretch]
+    ) -> None:
+        changes, ours, anchors = change.numpy(), said.numpy(), anchor.numpy()
         for at, values in stretches:
             here = slice(at, at + len(values))
-            settle(change[here], said[here], anchor[here], values.numpy())
+            settle(changes[here], ours[here], anchors[here], values.numpy())
 
-    def _outcome(self, change, said, lo, start, stop, waiting) -> torch.Tensor:
+    def _outcome(
+        self,
+        change: torch.Tensor,
+        said: torch.Tensor,
+        lo: int,
+        start: int,
+        stop: int,
+        waiting: torch.Tensor | None,
+    ) -> torch.Tensor:
         """What is added to the weights; the residual becomes what it is after this round."""
         if self._rule == Residual.WEIGHTS:
             if waiting is not None:  # of an earlier plan with a buffer: what waits there goes into the weights
@@ -176,6 +205,7 @@ class _Books:
         self._weights.read(lo, progress)
         progress.sub_(self._anchor[start:stop])
         if self._rule == Residual.BUFFER:
+            assert waiting is not None  # who plans a buffer makes it
             torch.add(progress, waiting, alpha=self._decay, out=waiting).sub_(said)
         elif waiting is not None:
             waiting.zero_()

@@ -29,6 +29,9 @@ from geo_accel.wire.quantised import Quantised
 CHUNK = 512 * 1024
 """Values that are encoded together; a payload is its chunks' encodings, one after the other."""
 
+Chunk = tuple[int, int, int, int]
+"""Its first and past-the-last value, and its first and past-the-last byte of the payload."""
+
 Say = Callable[[Codec, int, int, torch.Tensor], None]
 """`say(codec, lo, hi, out)` encodes values [lo, hi) into the flat uint8 `out`."""
 
@@ -169,10 +172,11 @@ def direct(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
     me, peers = transport.topology.rank, transport.peers
     codecs = [terms.codec(site) for site in range(len(peers))]
     mine = peers.index(me)
+    own_codec = codecs[mine]
     sizes = [_encoded_bytes(codec, 0, size) for codec in codecs]
     together = terms.scratch("payloads", sum(sizes), torch.uint8)
     payloads = together.split(sizes)
-    _encode(codecs[mine], 0, size, say, payloads[mine])
+    _encode(own_codec, 0, size, say, payloads[mine])
     yield None
     received = {peer: payload for peer, payload in zip(peers, payloads, strict=True) if peer != me}
     transport.swap(dict.fromkeys(received, payloads[mine]), received, terms.message)
@@ -182,8 +186,10 @@ def direct(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
         lo, hi, first, last = parts[mine]
         own = payloads[mine][first:last]
 
-        def decode(parts=parts, own=own, length=hi - lo) -> tuple[torch.Tensor, torch.Tensor]:
-            said = codecs[mine].decode(own, terms.scratch("said", length))
+        def decode(
+            parts: tuple[Chunk, ...] = parts, own: torch.Tensor = own, length: int = hi - lo
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            said = own_codec.decode(own, terms.scratch("said", length))
 
             def heard(site: int, room: torch.Tensor) -> torch.Tensor:
                 if site == mine:
@@ -196,10 +202,8 @@ def direct(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
             return said, mean
 
         coded = None
-        if isinstance(codecs[mine], Quantised) and terms.plain_mean:
-            coded = Coded(
-                bits=codecs[mine].bits, heard=together[first:], sites=len(peers), stride=sizes[mine], said=own
-            )
+        if isinstance(own_codec, Quantised) and terms.plain_mean:
+            coded = Coded(bits=own_codec.bits, heard=together[first:], sites=len(peers), stride=sizes[mine], said=own)
         yield Agreement(lo, hi, decode, coded)
 
 
@@ -235,7 +239,7 @@ def hub(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
         chunks = [list(_chunks(one, 0, size)) for one in codecs]
         for parts, (lo, hi, begin, end) in zip(zip(*chunks, strict=True), _chunks(answering, 0, size), strict=True):
 
-            def heard(site: int, room: torch.Tensor, parts=parts) -> torch.Tensor:
+            def heard(site: int, room: torch.Tensor, parts: tuple[Chunk, ...] = parts) -> torch.Tensor:
                 _, _, first, last = parts[site]
                 return codecs[site].decode(payloads[peers[site]][first:last], room)
 
@@ -249,7 +253,12 @@ def hub(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
         _chunks(codec, 0, size), _chunks(answering, 0, size), strict=True
     ):
 
-        def decode(lo=lo, hi=hi, own=payload[first:last], agreed=answer[begin:end]):
+        def decode(
+            lo: int = lo,
+            hi: int = hi,
+            own: torch.Tensor = payload[first:last],
+            agreed: torch.Tensor = answer[begin:end],
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             mean = answering.decode(agreed, terms.scratch("mean", hi - lo))
             said = codec.decode(own, terms.scratch("said", hi - lo))
             if lost is not None and not codec.lossless:
@@ -295,7 +304,9 @@ def two_shot(transport: Transport, terms: Terms, size: int, say: Say) -> Course:
         for lo, hi, begin, end in _chunks(codec, *share):
             own, agreed = payloads[peer][begin:end], answers[peer][begin:end]
 
-            def decode(peer=peer, lo=lo, hi=hi, own=own, agreed=agreed) -> tuple[torch.Tensor, torch.Tensor]:
+            def decode(
+                peer: int = peer, lo: int = lo, hi: int = hi, own: torch.Tensor = own, agreed: torch.Tensor = agreed
+            ) -> tuple[torch.Tensor, torch.Tensor]:
                 mean = codec.decode(agreed, scratch("mean", hi - lo))
                 said = codec.decode(own, scratch("said", hi - lo))
                 if peer == me and not codec.lossless:
@@ -315,8 +326,8 @@ def _encode(codec: Codec, lo: int, hi: int, say: Say, payload: torch.Tensor) -> 
         say(codec, first, last, payload[begin:end])
 
 
-def _chunks(codec: Codec, lo: int, hi: int) -> Iterator[tuple[int, int, int, int]]:
-    """The chunks of values [lo, hi): first and past-the-last value, first and past-the-last byte of the payload."""
+def _chunks(codec: Codec, lo: int, hi: int) -> Iterator[Chunk]:
+    """The chunks of values [lo, hi)."""
     begin = 0
     for first in range(lo, hi, CHUNK):
         last = min(first + CHUNK, hi)

@@ -8,7 +8,7 @@ between runs on the background thread.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,7 +21,7 @@ from geo_accel.masters import Masters, Selection
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.trace import Trace
-from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
+from geo_accel.rounds.agreement import NotFiniteError, Snapshot, Weights, agree
 from geo_accel.rounds.exact_mean import Swap
 from geo_accel.rounds.exchange import Scratch, Terms
 from geo_accel.rounds.outer import OuterStep
@@ -161,17 +161,18 @@ class Rounds:
         scratch = self._free.pop() if self._free else Scratch()
         message = Message(self._identity("flush" if slot is None else "round", step), wishes)
         terms = Terms(averaging=averaging, scratch=scratch, message=message, seed=step)
-        host, agreement, copied = None, None, None
+        host, agreement = None, None
         if topology.carries and in_place(self.masters, topology, averaging):
             weights = InPlace(self.masters, selection, replaces)
             agreement = self._agree(selection, weights, terms, outer, replaces)
             next(agreement)
             future = self._pool.submit(self._talk, agreement, message, selection, details)
         else:
+            taken = None
             if topology.carries:
                 host = self._staging.take(selection.length)
-                copied = self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), host)
-            future = self._pool.submit(self._exchange, selection, host, copied, terms, outer, replaces, details)
+                taken = host, self._staging.snapshot(lambda buffer: self.masters.read(selection, buffer), host)
+            future = self._pool.submit(self._exchange, selection, taken, terms, outer, replaces, details)
         return Round(
             due=step + delay,
             message=message,
@@ -255,23 +256,35 @@ class Rounds:
         if at_rest:
             self._transport.users.discard(self)
 
-    def _talk(self, agreement, message, selection, details) -> None:
+    def _talk(
+        self, agreement: Iterator[None], message: Message, selection: Selection, details: Mapping[str, object]
+    ) -> None:
         start = perf_counter()
         message.wishes = self._inside.any(message.wishes)
         next(agreement)
         self._trace.add("transfer", selection.names, start, perf_counter(), **details)
 
-    def _exchange(self, selection, host, copied, terms, outer, replaces, details):
+    def _exchange(
+        self,
+        selection: Selection,
+        taken: tuple[torch.Tensor, Callable[[], None]] | None,
+        terms: Terms,
+        outer: Outer,
+        replaces: bool,
+        details: Mapping[str, object],
+    ) -> Callable[[], torch.Tensor]:
+        """`taken` is a snapshot, with what waits until it is one; None on a rank that carries nothing. Returns what
+        brings the outcome to the weights' device."""
         start = perf_counter()
         topology = self._topology
         # Ranks of a site carry to other peers each: what one wishes, all of them have to tell.
         terms.message.wishes = self._inside.any(terms.message.wishes)
         row = None
-        if topology.carries:
+        if taken is not None:
+            row, copied = taken
             copied()
-            for _ in self._agree(selection, Snapshot(host), terms, outer, replaces):
+            for _ in self._agree(selection, Snapshot(row), terms, outer, replaces):
                 pass
-            row = host
         if self.masters.replicated and len(topology.site.ranks) > 1:
             result = torch.empty(topology.slices, selection.length, dtype=torch.float32, device="cpu")
             if topology.slices == 1 and row is not None:
@@ -279,12 +292,15 @@ class Rounds:
             self._inside.share(result, row)
             self._tell_the_site(terms.message)
         else:
+            assert row is not None  # who carries nothing hears from its site
             result = row.view(1, -1)
         stop = perf_counter()
         self._trace.add("transfer", selection.names, start, stop, **details)
         return self._staging.upload(result)
 
-    def _agree(self, selection, weights, terms, outer, replaces) -> Iterator[None]:
+    def _agree(
+        self, selection: Selection, weights: Weights, terms: Terms, outer: Outer, replaces: bool
+    ) -> Iterator[None]:
         """`agree`, with its errors in the user's words."""
         try:
             yield from agree(

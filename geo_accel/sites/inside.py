@@ -5,7 +5,7 @@ Ranks of a site enter them in the order of the rounds, like swaps, over a proces
 touches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -66,7 +66,7 @@ class InsideSite:
         return int(told)
 
     @contextmanager
-    def _losing_ranks(self) -> Iterator[None]:
+    def _losing_ranks(self) -> Generator[None]:
         try:
             yield
         except RuntimeError as error:

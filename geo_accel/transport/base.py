@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 
@@ -32,7 +31,7 @@ class Transport(ABC):
     `retryable`.
     """
 
-    one_ways: ClassVar[int] = 1
+    one_ways: int = 1
     """One-way latencies that a swap takes. More than 1 where a sender first has to hear that the receiver is ready."""
 
     def __init__(self, topology: Topology, deadline_s: float) -> None:
@@ -115,17 +114,21 @@ class Transport(ABC):
 
     def require_same_message(
         self, mine: Identity, answers: Mapping[int, Header | None], receives: Mapping[int, torch.Tensor]
-    ) -> None:
-        """Raises as `swap` does where the parties' headers are not all of this message, or of lengths as expected."""
+    ) -> dict[int, Header]:
+        """The parties' headers. Raises as `swap` does where they are not all of this message, or of lengths as
+        expected."""
+        headers: dict[int, Header] = {}
         for peer, header in answers.items():
             if header is None:
                 raise self.damaged(peer, "it is no message of this version of geo_accel")
-        identities = {peer: header.identity for peer, header in answers.items()} | {self.topology.rank: mine}
+            headers[peer] = header
+        identities = {peer: header.identity for peer, header in headers.items()} | {self.topology.rank: mine}
         if problem := disagreement(identities, self.name):
             raise OutOfStepError(problem)
         for peer, payload in receives.items():
-            if problem := wrong_length(payload, answers[peer]):
+            if problem := wrong_length(payload, headers[peer]):
                 raise self.damaged(peer, problem)
+        return headers
 
     def name(self, rank: int) -> str:
         """As errors call it: "site1 (rank 3)"."""

@@ -83,9 +83,9 @@ class GlooTransport(Transport):
             packed = torch.frombuffer(bytearray(header.to_bytes()), dtype=torch.uint8)
             told.append((peer, self._post(dist.isend, packed, peer, _HEADERS, start)))
         self._wait(headers, start)
-        answers = {peer: Header.from_bytes(room.numpy().tobytes()) for peer, room in heard.items()}
+        found = {peer: Header.from_bytes(room.numpy().tobytes()) for peer, room in heard.items()}
         try:
-            self.require_same_message(identity, answers, receives)
+            answers = self.require_same_message(identity, found, receives)
         except OutOfStepError:
             self._wait(told, start)  # so that the others can say the same
             raise

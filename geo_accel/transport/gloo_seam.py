@@ -6,7 +6,7 @@ variable holds ours while the group is made, and is as before afterwards: other 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch.distributed as dist
@@ -18,18 +18,20 @@ from geo_accel.transport.store import seconds
 
 def new_group(
     ranks: Sequence[int], deadline_s: float, interface: str = AUTO, description: str | None = None
-) -> dist.ProcessGroup:
+) -> dist.ProcessGroup | None:
     """`torch.distributed.new_group` over gloo, listening at `interface`; AUTO leaves that to the environment.
 
-    Collective over the world. `deadline_s` bounds connecting and every wait afterwards (seconds). Raises RuntimeError,
-    as gloo does, for an interface that is not there and for ranks that cannot be reached.
+    None on a rank that is not in it. Collective over the world. `deadline_s` bounds connecting and every wait
+    afterwards (seconds). Raises RuntimeError, as gloo does, for an interface that is not there and for ranks that
+    cannot be reached.
     """
     with _listening_at(interface):
-        return dist.new_group(ranks, backend="gloo", timeout=seconds(deadline_s), group_desc=description)
+        group = dist.new_group(ranks, backend="gloo", timeout=seconds(deadline_s), group_desc=description)
+    return group if isinstance(group, dist.ProcessGroup) else None
 
 
 @contextmanager
-def _listening_at(interface: str) -> Iterator[None]:
+def _listening_at(interface: str) -> Generator[None]:
     before = os.environ.get(INTERFACE_VARIABLE)
     if interface != AUTO:
         os.environ[INTERFACE_VARIABLE] = interface

@@ -47,11 +47,12 @@ class MemoryTransport(Transport):
                 lines.under_way[me, peer].append((header.to_bytes(), copies.get(peer)))
             lines.changed.notify_all()
         arrived = {peer: self._next(peer, start) for peer in parties}
-        answers = {peer: Header.from_bytes(header) for peer, (header, _) in arrived.items()}
-        self.require_same_message(message.identity, answers, receives)
+        told = {peer: Header.from_bytes(header) for peer, (header, _) in arrived.items()}
+        answers = self.require_same_message(message.identity, told, receives)
         for peer, room in receives.items():
-            if room.numel():
-                room.view(torch.uint8).copy_(arrived[peer][1].view(torch.uint8))
+            _, payload = arrived[peer]
+            if payload is not None:  # as long as the room, its header says
+                room.view(torch.uint8).copy_(payload.view(torch.uint8))
         return answers
 
     def close(self) -> None:

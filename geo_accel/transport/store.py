@@ -6,7 +6,7 @@ A barrier or gather over a process group cannot say who is missing; a missing ke
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -30,10 +30,10 @@ def default_store() -> Store:
 def _own_connection(deadline_s: float) -> Store:
     """The job's store over a connection of its own: while a store waits, whoever shares its connection waits too."""
     shared = default_store()
-    usual = shared.timeout
+    usual = shared.timeout  # pyrefly: ignore[missing-attribute] (the stubs lack it)
     shared.set_timeout(seconds(deadline_s))  # of connecting too, and by default half an hour
     try:
-        return shared.clone()
+        return shared.clone()  # pyrefly: ignore[missing-attribute] (the stubs lack it)
     finally:
         shared.set_timeout(usual)
 
@@ -108,7 +108,7 @@ class ControlPlane:
             return {"error": str(error)}
 
     @contextmanager
-    def _losing_the_store(self, what: str) -> Iterator[None]:
+    def _losing_the_store(self, what: str) -> Generator[None]:
         start = time.monotonic()
         try:
             yield

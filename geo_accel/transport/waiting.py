@@ -4,7 +4,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 logger = logging.getLogger("geo_accel")
@@ -33,7 +33,7 @@ class Waiting:
         self._looking = False
 
     @contextmanager
-    def over(self, what: str, whom: Callable[[], str]) -> Iterator[None]:
+    def over(self, what: str, whom: Callable[[], str]) -> Generator[None]:
         """Inside the block somebody waits in `what` for those whom `whom()`, called on another thread, names."""
         with self._lock:
             self._current = (time.monotonic(), what, whom)

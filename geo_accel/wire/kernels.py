@@ -5,8 +5,14 @@ On a CPU most of what a round takes from training is memory: with torch's operat
 here once each way.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 from numba import njit
+from numpy import ndarray
+
+F = TypeVar("F", bound=Callable)
 
 BLOCK = 128
 """Values that share an fp32 scale, which adds 32 / 128 = 0.25 bits to each."""
@@ -31,13 +37,14 @@ _INFINITE, _ZERO, _HALF = np.float32(np.inf), np.float32(0), np.float32(0.5)
 WITHOUT_SIGN, _NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 
 
-def compiled(signature: str):
+def compiled(signature: str) -> Callable[[F], F]:
     """Compiled when first imported, and kept beside the module or in the user's cache; without Python's lock."""
+    # pyrefly: ignore[bad-return] (by numba's own types it is no longer a function)
     return njit(signature, nogil=True, cache=True, error_model="numpy")
 
 
 @compiled("i8(f4[::1], f4[::1], f4[::1], u1[::1], i8)")
-def encode(values, base, scales, codes, bits):
+def encode(values: ndarray, base: ndarray, scales: ndarray, codes: ndarray, bits: int) -> int:
     """`values` (n * 128 fp32) minus `base` (as many, or none) into `scales` (n) and `codes` (n * 16 * bits).
 
     Returns the first block with a value that is not finite, at which it ends, or -1.
@@ -89,7 +96,7 @@ def encode(values, base, scales, codes, bits):
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
-def _decode_block(scale, codes, bits, out):
+def _decode_block(scale: np.float32, codes: ndarray, bits: int, out: ndarray) -> None:
     """A block's codes into its 128 values."""
     if bits == 8:
         for i in range(BLOCK):
@@ -110,7 +117,7 @@ def _decode_block(scale, codes, bits, out):
 
 
 @compiled("void(f4[::1], u1[::1], f4[::1], i8)")
-def decode(scales, codes, out, bits):
+def decode(scales: ndarray, codes: ndarray, out: ndarray, bits: int) -> None:
     """`scales` (n) and `codes` (n * 16 * bits) into `out` (n * 128 fp32)."""
     width = BLOCK // 8 * bits
     for block in range(len(scales)):
@@ -119,7 +126,9 @@ def decode(scales, codes, out, bits):
 
 
 @compiled("void(u1[::1], i8, i8, u1[::1], i8, i8, f4[::1], f4[::1])")
-def settle_coded(heard, sites, stride, said, bits, at, anchor, weights):
+def settle_coded(
+    heard: ndarray, sites: int, stride: int, said: ndarray, bits: int, at: int, anchor: ndarray, weights: ndarray
+) -> None:
     """`decode` of what was heard, its mean and `settle` in one pass, to the same bits as one after the other.
 
     `heard` has the payloads of `sites` sites, `stride` bytes apart, which are as long as `said`, this site's own; all
@@ -151,7 +160,7 @@ def settle_coded(heard, sites, stride, said, bits, at, anchor, weights):
 
 
 @compiled("void(f4[::1], f4[::1], f4[::1], f4[::1])")
-def settle(change, said, anchor, weights):
+def settle(change: ndarray, said: ndarray, anchor: ndarray, weights: ndarray) -> None:
     """Adds `change` to `anchor`, and to `weights` what of it this site has not `said` already; all flat fp32."""
     for i in range(len(change)):
         anchor[i] += change[i]

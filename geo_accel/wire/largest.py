@@ -7,12 +7,13 @@ eight times as long.
 """
 
 import numpy as np
+from numpy import ndarray
 
 from geo_accel.wire.kernels import WITHOUT_SIGN, compiled
 
 
 @compiled("UniTuple(i4, 2)(i4[::1], i8, i4[::1], i4[::1])")
-def _least(patterns, kept, magnitudes, counts):
+def _least(patterns: ndarray, kept: int, magnitudes: ndarray, counts: ndarray) -> tuple:
     """The `kept`-th largest magnitude of `patterns`, as bits, and how many that are equal to it are among the `kept`.
 
     `magnitudes`, as long as `patterns`, and `counts`, 2048 long, are overwritten.
@@ -43,7 +44,7 @@ def _least(patterns, kept, magnitudes, counts):
 
 
 @compiled("void(f4[:, ::1], f4[:, ::1], u1[::1], b1)")
-def choose(values, picked, places, as_bits):
+def choose(values: ndarray, picked: ndarray, places: ndarray, as_bits: bool) -> None:
     """The largest magnitudes of each row of `values` (rows, width) into `picked` (rows, kept), in their order.
 
     Of equal magnitudes the first ones are taken. Where they were goes into `places`, in the payload's form: `as_bits`,
@@ -87,7 +88,7 @@ def choose(values, picked, places, as_bits):
 
 
 @compiled("b1(f4[::1], u1[::1], f4[:, ::1], b1)")
-def spread(picked, places, out, as_bits):
+def spread(picked: ndarray, places: ndarray, out: ndarray, as_bits: bool) -> bool:
     """`picked` (rows * kept) to their `places` in `out` (rows, width), which is 0 elsewhere.
 
     Returns False, and stops, for a place beyond a row, which is memory that belongs to something else.

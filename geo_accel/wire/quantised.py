@@ -66,26 +66,26 @@ class Quantised:
         place of a value that is not finite, before which it ends; None where all are.
         """
         scales, codes = self._arrays(out)
-        values = values.numpy()
-        base = _NOTHING if base is None else base.numpy()
-        whole, first = len(values) // BLOCK, at // BLOCK
+        ours = values.numpy()
+        theirs = _NOTHING if base is None else base.numpy()
+        whole, first = len(ours) // BLOCK, at // BLOCK
         bad = kernels.encode(
-            values[: whole * BLOCK],
-            base[: whole * BLOCK],
+            ours[: whole * BLOCK],
+            theirs[: whole * BLOCK],
             scales[first : first + whole],
             codes[first * self._width : (first + whole) * self._width],
             self.bits,
         )
-        if bad < 0 and whole * BLOCK < len(values):
+        if bad < 0 and whole * BLOCK < len(ours):
             rest = np.zeros(BLOCK, np.float32)
-            rest[: len(values) % BLOCK] = values[whole * BLOCK :]
-            rest[: len(base) % BLOCK] -= base[whole * BLOCK :]
+            rest[: len(ours) % BLOCK] = ours[whole * BLOCK :]
+            rest[: len(theirs) % BLOCK] -= theirs[whole * BLOCK :]
             bad = kernels.encode(rest, _NOTHING, scales[-1:], codes[-self._width :], self.bits)
             bad = whole if bad == 0 else -1
         if bad < 0:
             return None
         part = slice(bad * BLOCK, (bad + 1) * BLOCK)
-        change = values[part] - base[part] if len(base) else values[part]
+        change = ours[part] - theirs[part] if len(theirs) else ours[part]
         return bad * BLOCK + int(np.isfinite(change).argmin())
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -114,9 +114,9 @@ class Quantised:
 
     def _arrays(self, payload: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Scales and codes; numpy's views cost a tenth of torch's, and there are many."""
-        payload = payload.numpy()
-        blocks = len(payload) // (4 + self._width)
-        return payload[: 4 * blocks].view(np.float32), payload[4 * blocks :]
+        content = payload.numpy()
+        blocks = len(content) // (4 + self._width)
+        return content[: 4 * blocks].view(np.float32), content[4 * blocks :]
 
     def _parts(self, payload: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         blocks = payload.numel() // (4 + self._width)
