@@ -49,14 +49,15 @@ def save(
     engine.flush()
     target, step, site = Path(folder) / name, engine.step_count, engine.topology.site.name
     stem = f"rank-{engine.topology.rank}"
-    outer = f"{stem}.step-{step}.outer.safetensors" if engine.outer_state is not None else None
+    velocity = engine.outer_state
+    outer = f"{stem}.step-{step}.outer.safetensors"
     state = f"{site}.step-{step}.pt"
 
     def write_files() -> dict[str, Mark | None]:
         target.mkdir(parents=True, exist_ok=True)
         content = {"site": site, "step": step, "state": dict(site_state)}
         return {
-            "outer": write_tensor(target / outer, "outer", engine.outer_state) if outer else None,
+            "outer": None if velocity is None else write_tensor(target / outer, "outer", velocity),
             "state": write_objects(target / state, content) if writes_site else None,
         }
 
@@ -67,8 +68,9 @@ def save(
             # Machines of one site may share a disk, and need not write the same bytes: any of them will do.
             marks.setdefault(f"{engine.topology.site_of(rank).name}.step-{step}.pt", []).append(one["state"])
     assert state in marks, f"no rank writes {site}'s files"
-    if outer:
-        marks[outer] = [written[engine.topology.rank]["outer"]]
+    own = written[engine.topology.rank]["outer"]
+    if own is not None:
+        marks[outer] = [own]
     record = {
         "version": VERSION,
         "rank": engine.topology.rank,
@@ -79,7 +81,7 @@ def save(
         "config": engine.config.fingerprint(),
         "sites": _sites(engine),
         "weights": engine.masters.checksums(),
-        "outer": outer,
+        "outer": None if own is None else outer,
         "site_state": state,
         "marks": marks,
     }

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch.distributed import ProcessGroup, Work, distributed_c10d
+
+T = TypeVar("T")
 
 # Of torch 2.6 to 2.13; a version has most of them.
 CALLS = (
@@ -98,7 +100,7 @@ def groups() -> Iterator[ProcessGroup]:
 def issued(group: ProcessGroup) -> int:
     """How many collectives this rank has issued on `group`, whoever did; 0 where the backend does not count."""
     try:
-        return group._get_sequence_number_for_group()
+        return group._get_sequence_number_for_group()  # pyrefly: ignore[missing-attribute] (the stubs lack it)
     except RuntimeError:
         return 0
 
@@ -128,14 +130,17 @@ def _calling(name: str, original: Callable) -> Callable:
 def _waiting(name: str, original: Callable) -> Callable:
     @functools.wraps(original)
     def wait(work: Work, *args: object, **kwargs: object) -> bool:
-        group, what = _running.get(work, (None, ""))
-        listeners = [listener for listener in _listeners if group is not None and listener.minds(group)]
+        running = _running.get(work)
+        if running is None:
+            return original(work, *args, **kwargs)
+        group, what = running
+        listeners = [listener for listener in _listeners if listener.minds(group)]
         return _timed(listeners, group, what, lambda: original(work, *args, **kwargs))
 
     return wait
 
 
-def _timed(listeners: list[Listener], group: ProcessGroup, what: str, do: Callable[[], object]) -> object:
+def _timed(listeners: list[Listener], group: ProcessGroup, what: str, do: Callable[[], T]) -> T:
     if not listeners:
         return do()
     start = perf_counter()

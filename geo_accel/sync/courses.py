@@ -93,7 +93,7 @@ class InBackward(Course):
         begins: int,
         *,
         units: Sequence[Unit],
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         is_last_micro_batch: Callable[[], bool],
         optimizer_in_backward: bool,
         life: Life,
@@ -101,6 +101,7 @@ class InBackward(Course):
     ) -> None:
         """`waited(seconds)` is told of waits inside the optimizer's step. For the rest see BackwardHooks."""
         super().__init__(plan, in_flight, begins)
+        assert optimizer is not None  # which `require_backward_fits` asks for
         self._life, self._waited = life, waited
         self._step = begins
         self._ready: set[int] = set()

@@ -240,7 +240,7 @@ class Engine:
     def _check(self) -> None:
         """Raises what broke, at the first boundary after it broke."""
         self._life.require()
-        for future in filter(None, [self.planning.probe, *self._in_flight.futures]):
-            if future.done():
+        for future in (self.planning.probe, *self._in_flight.futures):
+            if future is not None and future.done():
                 with self._life.losing_sites():
                     future.result()

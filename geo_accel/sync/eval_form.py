@@ -5,9 +5,10 @@ Their `train()` and `eval()` change the parameters from one form to the other, b
 anchors know the training form; after a flush sites must be alike in both, so that state is part of a flush.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -25,7 +26,7 @@ class EvalForms:
         masters).
         """
         own = {id(o): o for o in (getattr(one, "optimizer", one) for one in optimizers) if o is not None}.values()
-        two = [one for one in own if all(callable(getattr(one, name, None)) for name in ("train", "eval"))]
+        two = [one for one in own if _has_two_forms(one)]
         named = [(name, parameter) for unit in units for name, parameter in unit.parameters]
         held = {id(one): {id(p) for group in one.param_groups for p in group["params"]} for one in own}
         if two and not any(id(parameter) in ids for ids in held.values() for _, parameter in named):
@@ -38,7 +39,7 @@ class EvalForms:
         ]
 
     @contextmanager
-    def in_training_form(self) -> Iterator[None]:
+    def in_training_form(self) -> Generator[None]:
         """Inside the block the parameters are as they are trained; afterwards they are what they were before."""
         with ExitStack() as stack:
             for form in self._forms:
@@ -50,16 +51,31 @@ class EvalForms:
         return [entry for form in self._forms for entry in form.entries()]
 
 
+class _TwoForms(Protocol):
+    """An optimizer that keeps other weights for training than for use."""
+
+    param_groups: list[dict[str, Any]]
+    state: MutableMapping[torch.Tensor, Any]
+
+    def train(self) -> object: ...
+
+    def eval(self) -> object: ...
+
+
+def _has_two_forms(optimizer: object) -> TypeGuard[_TwoForms]:
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
+
+
 class _EvalForm:
     """One optimizer's, for those of the model's parameters that it has."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
+    def __init__(self, optimizer: _TwoForms, parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
         self._keys: tuple[str, ...] | None = None
 
     @contextmanager
-    def in_training_form(self) -> Iterator[None]:
+    def in_training_form(self) -> Generator[None]:
         before = self._sums()
         self._optimizer.train()
         # Nothing public says which form it was in; what was changed says it.

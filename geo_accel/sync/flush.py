@@ -89,6 +89,7 @@ class Flush:
                 self._rounds.apply(running)
             running, applied = following, running
         weights = checksum([torch.tensor(sums, dtype=torch.int64, device="cpu")])
+        assert rest is not None  # looked at beside the last rounds
         self._agree_on_the_rest(step, tuple(coefficients), weights, rest)
 
     def _agree_on_the_rest(
@@ -134,7 +135,7 @@ class Flush:
         flat = [tensor.contiguous() for tensor in real]
 
         def talk(values: torch.Tensor, swap: exact_mean.Swap | None = None) -> None:
-            if swap is not None and self._topology.local_index == 0:
+            if agree is not None and swap is not None and self._topology.local_index == 0:
                 agree(swap, values)
             self._inside.broadcast(values)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """An engine's life as a table of states. Pure, but for what is done when a site is lost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from geo_accel.transport.errors import SiteLostError
@@ -39,7 +39,7 @@ class Life:
             raise self.lost
 
     @contextmanager
-    def losing_sites(self) -> Iterator[None]:
+    def losing_sites(self) -> Generator[None]:
         """Remembers a SiteLostError, so that every later call raises it again instead of waiting for the lost."""
         try:
             yield

@@ -1,6 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Methods that decide by a site's own gradients what is trained: sites would decide differently."""
 
+from typing import Any
+
 from torch import nn
 
 
@@ -10,7 +12,8 @@ def refuse_local_decisions(model: nn.Module) -> None:
     AdaLoRA (peft) cuts ranks by importances that each site would compute for itself; averaging weights of unlike
     ranks brings back what was cut, and its rank counts become fractions.
     """
-    for name, adapter in (getattr(model, "peft_config", None) or {}).items():
+    adapters: Any = getattr(model, "peft_config", None)
+    for name, adapter in (adapters or {}).items():
         kind = str(getattr(adapter, "peft_type", "")).rpartition(".")[2]
         if kind == "ADALORA":
             raise ValueError(

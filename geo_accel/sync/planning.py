@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -47,6 +47,15 @@ _MOST_BOUNDARIES = 32
 REVIEW_STEPS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """What watches the steps while there is no plan."""
+
+    probing: Probing
+    layers: LayerTimer
+    rehearsal: Rehearsal
+
+
 class Planning:
     """One engine's plans. All methods are collective where not said otherwise."""
 
@@ -76,15 +85,14 @@ class Planning:
         """Seconds that measuring and planning took from training before there was a plan."""
         self.start_to_plan_s: float | None = None
         """Seconds from the first boundary to the plan, the steps between included; None before."""
-        self._began: float | None = None
+        self._began = 0.0
         self._config = config
         self._control = control
         self._transport = transport
         self._rounds = rounds
         self._sites = transport.topology.sites
         self._crossings = Crossings(transport.topology)
-        self._layers: LayerTimer | None = None
-        self._rehearsal: Rehearsal | None = None
+        self._measuring: _Measuring | None = None
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(
             model, units, optimizer, away_s=self._crossings.waited
         )
@@ -136,27 +144,27 @@ class Planning:
             return known.plan
         topology = self._transport.topology
         self._probing = Probing(self._rounds, topology, self._config.link)
-        self._layers = self._watch()
-        self._rehearsal = Rehearsal(self._rounds.masters, topology, self.request.codecs)
-        self._knows_links(boundary)
+        self._measuring = _Measuring(
+            self._probing, self._watch(), Rehearsal(self._rounds.masters, topology, self.request.codecs)
+        )
+        self._contention_beside(self._probing, boundary)
         return None
 
-    def _knows_links(self, boundary: int) -> bool:
-        """Whether the links, and what using them takes from computing, are known, on all ranks alike."""
+    def _contention_beside(self, probing: Probing, boundary: int) -> Contention | None:
+        """What using the links takes from computing, once they are known, on all ranks alike; else None."""
         self._boundaries += 1
-        if not self._probing.is_over(boundary) and self._boundaries < _MOST_BOUNDARIES:
-            return False
-        self._probing.finish()
+        if not probing.is_over(boundary) and self._boundaries < _MOST_BOUNDARIES:
+            return None
+        links = probing.finish()
         if self._contention is None:
-            self._measure_contention()
-        return True
+            self._contention = self._measure_contention(Link.slowest([link for _, link in links]))
+        return self._contention
 
-    def _measure_contention(self) -> None:
-        rounds, others = self._rounds, len(self._sites) - 1
-        if rounds.masters.device.type == "cpu":
-            self._contention = measure_contention(rounds.transfers, rounds.in_background, self.link, others)
-        else:  # where an accelerator computes, nothing is lost
-            self._contention = Contention()
+    def _measure_contention(self, link: Link) -> Contention:
+        rounds = self._rounds
+        if rounds.masters.device.type != "cpu":
+            return Contention()  # where an accelerator computes, nothing is lost
+        return measure_contention(rounds.transfers, rounds.in_background, link, len(self._sites) - 1)
 
     @property
     def probe(self) -> Future | None:
@@ -183,14 +191,14 @@ class Planning:
     def start_step(self) -> None:
         """Not collective: a boundary has ended."""
         self._crossings.start_step()
-        if self._layers is not None:
-            self._layers.start_step()
+        if self._measuring is not None:
+            self._measuring.layers.start_step()
 
     def drop_step(self) -> None:
         """Not collective: what has begun is no training step."""
         self._crossings.drop_step()
-        if self._layers is not None:
-            self._layers.drop_step()
+        if self._measuring is not None:
+            self._measuring.layers.drop_step()
 
     def crossed(self) -> float:
         """Not collective: seconds of the step that ends here in which training waited for others than the rounds."""
@@ -199,23 +207,25 @@ class Planning:
     def measured(self, boundary: int) -> Plan | None:
         """At a boundary while there is no plan: the plan, once enough steps were seen and the links are known."""
         start = perf_counter()
-        self._layers.end_step()
-        if not self._layers.done:
-            self._rehearsal.once()
+        measuring = self._measuring
+        assert measuring is not None  # `begin` made no plan
+        measuring.layers.end_step()
+        if not measuring.layers.done:
+            measuring.rehearsal.once()
         plan = None
-        if self._knows_links(boundary) and self._layers.done:
-            plan = self._plan_what_was_measured()
+        contention = self._contention_beside(measuring.probing, boundary)
+        if contention is not None and measuring.layers.done:
+            plan = self._plan_what_was_measured(measuring, contention)
         self._has_planned(plan, start)
         return plan
 
-    def _plan_what_was_measured(self) -> Plan:
-        layers, rehearsal = self._layers, self._rehearsal
+    def _plan_what_was_measured(self, measuring: _Measuring, contention: Contention) -> Plan:
         self._stop_measuring()
         masters = self._rounds.masters
-        computing = layers.result(dict(masters.carried))
-        mine = as_message(computing, measure_handling(rehearsal, self._contention))
-        links = self._probing.links
-        self._rough_step = self._probing.beside_training
+        computing = measuring.layers.result(dict(masters.carried))
+        mine = as_message(computing, measure_handling(measuring.rehearsal, contention))
+        links = measuring.probing.finish()
+        self._rough_step = measuring.probing.beside_training
 
         def make(ranks: list[dict]) -> dict:
             self.profile = assemble([from_message(rank) for rank in ranks], links, masters.device)
@@ -256,9 +266,9 @@ class Planning:
             self._losses = None
 
     def _stop_measuring(self) -> None:
-        if self._layers is not None:
-            self._layers.remove()
-            self._layers = self._rehearsal = None
+        if self._measuring is not None:
+            self._measuring.layers.remove()
+            self._measuring = None
 
     def saw_step(self, step: Step) -> None:
         """Not collective: a step has ended under a plan."""

@@ -34,7 +34,7 @@ class Probing:
         self.beside_training = False
         """Whether it went on, or goes on, beside steps."""
         self._links = stated_links(rounds.transfers.one_ways, topology, config)
-        self._future: Future | None = None
+        self._future: Future[tuple[Links | None, float]] | None = None
         """Of the links, None if they are to be measured at rest, and the last boundary that any rank has passed
         without knowing them."""
         if self._links is None:
@@ -76,6 +76,7 @@ class Probing:
             if self._links is None:
                 self._links = self._rounds.in_background(self._at_rest).result()
             self._future = None
+        assert self._links is not None  # stated, or measured
         return self._links
 
     def _run(self) -> tuple[Links | None, float]:

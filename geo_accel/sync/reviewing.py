@@ -125,6 +125,7 @@ class Reviewer:
             for rank, answer in enumerate(answers)
         ]
         sites = len(self._topology.sites)
+        slowing = self._slowing
         return review(
             plan,
             self.request,
@@ -133,7 +134,7 @@ class Reviewer:
             seen,
             follow_link=self._follow_link,
             rough_step=rough_step,
-            handling=self._slowing and self._slowing.handling(plan, profile, [one.steps for one in seen]),
+            handling=None if slowing is None else slowing.handling(plan, profile, [one.steps for one in seen]),
         )
 
     def _review_outer(self, plan: Plan, better: Plan | None, loss: Loss | None) -> tuple[Plan | None, str | None]:

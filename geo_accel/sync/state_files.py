@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ Mark = list[int]
 _CHUNK = 1 << 20
 # Numbers that schedulers keep, as whoever computes a metric with numpy hands them over. Data, no code.
 _NUMBERS = [
+    # pyrefly: ignore[implicit-import] (which of the two there is, numpy has imported)
     np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
     np.dtype,
     *{type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)},
@@ -130,14 +131,14 @@ def read_tensor(path: Path, name: str, marks: Mapping[str, list[Mark]]) -> torch
 
 
 def _write(
-    path: Path, fill: Callable[[_Marking], object], check: Callable[[Path], object] = lambda partial: None
+    path: Path, fill: Callable[[BinaryIO], object], check: Callable[[Path], object] = lambda partial: None
 ) -> Mark:
     def write(partial: Path) -> None:
         nonlocal marking
         with open(partial, "wb") as file:
             marking = _Marking(file)
             try:
-                fill(marking)
+                fill(cast(BinaryIO, marking))  # of which torch asks for what there is
             except RuntimeError:
                 if marking.error is not None:
                     raise marking.error from None
@@ -149,6 +150,7 @@ def _write(
         write_whole(path, write)
     except OSError as error:
         raise OSError(f"{path} could not be written ({error.strerror or error}).") from error
+    assert marking is not None
     return marking.mark
 
 

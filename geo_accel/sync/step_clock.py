@@ -3,6 +3,7 @@
 
 from time import perf_counter
 
+import torch
 from torch import nn
 
 from geo_accel.plan.slowing import Step
@@ -21,7 +22,7 @@ class StepClock:
         self,
         model: nn.Module,
         units: list[Unit],
-        optimizer: object,
+        optimizer: torch.optim.Optimizer | None,
         trace: Trace,
         planning: Planning,
         figures: Figures,
