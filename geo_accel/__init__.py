@@ -2,6 +2,7 @@
 """Fine-tune across data centers joined by slow networks, with Accelerate and Trainer as they are."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from geo_accel.config import ConfigError, GeoConfig, load_config
 from geo_accel.version import __version__
@@ -17,7 +18,28 @@ _LAZY = {
     "Plan": "geo_accel.plan.plan",
 }
 
-__all__ = ["ConfigError", "GeoConfig", "__version__", "load_config", *_LAZY]
+__all__ = [
+    "ConfigError",
+    "Engine",
+    "GeoConfig",
+    "GeoSync",
+    "Plan",
+    "SiteLostError",
+    "__version__",
+    "keep_deepspeed_in_site",
+    "load_config",
+    "plug_into",
+    "shard_in_site",
+]
+
+if TYPE_CHECKING:
+    from geo_accel.integrations.accelerate import GeoSync
+    from geo_accel.integrations.data import shard_in_site
+    from geo_accel.integrations.deepspeed import keep_deepspeed_in_site
+    from geo_accel.integrations.trainer import plug_into
+    from geo_accel.plan.plan import Plan
+    from geo_accel.sync.engine import Engine
+    from geo_accel.transport.errors import SiteLostError
 
 
 def __getattr__(name: str) -> object:

@@ -108,26 +108,26 @@ class GeoSync:
     def step(self) -> None:
         """Marks the end of an iteration; does nothing inside gradient accumulation."""
         if self._training is not None and self._training.stepped():
-            self._surviving(self.engine.step)
+            self._surviving(self._training.engine.step)
 
     def flush(self) -> None:
         """One exact average over all sites; call it before evaluating. Collective."""
         if self._training is not None:
-            self._surviving(self.engine.flush)
+            self._surviving(self._training.engine.flush)
 
     def metrics(self) -> dict[str, float]:
         """Scalars for `accelerator.log`."""
-        return self.engine.metrics() if self._training is not None else {}
+        return self._training.engine.metrics() if self._training is not None else {}
 
     def summary(self) -> dict[str, object] | None:
         """What was done, ready for JSON; None where geo_accel is off."""
-        return self.engine.summary() if self._training is not None else None
+        return self._training.engine.summary() if self._training is not None else None
 
     def close(self) -> None:
         """Gives accelerator and model their own methods back and ends the background thread. Does not flush."""
         if self._training is not None:
             self._training.release()
-            self.engine.close()
+            self._training.engine.close()
 
     def _surviving(self, action: Callable[[], None]) -> None:
         try:
@@ -140,6 +140,7 @@ class GeoSync:
         if isinstance(error, SurvivedError):
             raise error
         training = self._training
+        assert training is not None  # without it nobody waits for a site
         saved = save_survivor(
             training.session.topology, self._project, training.engine.step_count, training.save_alone
         )
@@ -160,6 +161,7 @@ def _begin(
         session = keep_deepspeed_in_site(config)
         return DeepSpeedTraining(model, session) if session is not None else None
     session = connect(config)
+    assert accelerator is not None  # as GeoSync has asked
     return AccelerateTraining(accelerator, model, optimizer, session, survive) if session is not None else None
 
 

@@ -51,7 +51,8 @@ class Checkpoints:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._members: dict[int, Member] = {}
-        self._loaded_from: str | None = None
+        self._loaded_from = ""
+        """The folder that Accelerate reads, as soon as it has said so."""
         self._before = {name: vars(accelerator).get(name) for name in _WRAPPED}
         for name in _WRAPPED:
             setattr(accelerator, name, self._surviving(getattr(self, f"_{name}")(getattr(accelerator, name))))
@@ -116,7 +117,7 @@ class Checkpoints:
     def _save_state(self, save_state: Callable) -> Callable:
         @functools.wraps(save_state)
         def wrapped(*args: object, **kwargs: object) -> object:
-            saved_in = None
+            saved_in = ""
 
             def save() -> None:
                 nonlocal saved_in
@@ -144,7 +145,7 @@ class Checkpoints:
 
             def load() -> None:
                 nonlocal loaded
-                self._loaded_from = None
+                self._note("")
                 try:
                     loaded = load_state(*args, **kwargs)
                 except Exception as error:

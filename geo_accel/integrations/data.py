@@ -1,6 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Data across sites: who reads what, without a word over the WAN."""
 
+from typing import Any
+
 from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher
 from accelerate.utils import synchronize_rng_states
 from torch.utils.data import DataLoader
@@ -9,8 +11,8 @@ from geo_accel.integrations.session import ConfigSource, find_sites
 from geo_accel.topology import Topology
 
 
-def sample_order_is_agreed(loader: DataLoader) -> None:
-    """Agrees on the sampling order once, now, instead of at every epoch.
+def sample_order_is_agreed(loader: Any) -> None:
+    """Agrees on the sampling order of a data loader once, now, instead of at every epoch.
 
     Accelerate broadcasts generator states over all ranks when an epoch begins, which would cross the WAN (and would
     hang sites whose private data make epochs of different lengths). Generators that start equal stay equal. Raises

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import torch.distributed as dist
@@ -92,7 +93,7 @@ def make_engine(
         return held
 
     engine = session.engine(
-        model.module, optimizer=getattr(model, "basic_optimizer", None), masters=masters, facts=facts
+        seam.bare(model), optimizer=getattr(model, "basic_optimizer", None), masters=masters, facts=facts
     )
     join_checkpoints(model, session, engine, after_load)
     return engine
@@ -132,7 +133,7 @@ class DeepSpeedTraining:
 def save_alone(model: DeepSpeedEngine, folder: Path) -> None:
     """DeepSpeed's checkpoint of this site, which every rank of the site calls and no other site has a part in."""
     folder.mkdir(parents=True, exist_ok=True)  # DeepSpeed leaves this to rank 0, who may be the one that is lost
-    model.save_checkpoint.__wrapped__(str(folder))
+    vars(model.save_checkpoint)["__wrapped__"](str(folder))
 
 
 def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
@@ -154,7 +155,7 @@ def _require_supported(model: DeepSpeedEngine, session: Session) -> None:
     here = len(session.topology.site.ranks)
     spread = [
         name
-        for name, parameter in model.module.named_parameters()
+        for name, parameter in seam.bare(model).named_parameters()
         if dist.get_world_size(getattr(parameter, "ds_process_group", session.site_group)) != here
     ]
     if spread or dist.get_world_size(model.seq_data_parallel_group) != here:
@@ -180,7 +181,14 @@ def join_checkpoints(
 
     def saving(save: Callable) -> Callable:
         @functools.wraps(save)
-        def wrapped(save_dir, tag=None, client_state=None, save_latest=True, *args, **kwargs):
+        def wrapped(
+            save_dir: str,
+            tag: object = None,
+            client_state: Mapping[str, object] | None = None,
+            save_latest: bool = True,
+            *args: object,
+            **kwargs: object,
+        ) -> object:
             tag = str(tag if tag is not None else f"global_step{model.global_steps}")
             done = None
 
@@ -203,8 +211,8 @@ def join_checkpoints(
 
     def loading(load: Callable) -> Callable:
         @functools.wraps(load)
-        def wrapped(load_dir, *args, **kwargs):
-            loaded = None
+        def wrapped(load_dir: str, *args: object, **kwargs: object) -> object:
+            loaded: Any = None
 
             def read() -> str | None:
                 nonlocal loaded
@@ -224,12 +232,13 @@ def join_checkpoints(
 
             engine.settle()
             tags = on_every_rank(session.control, f"loading {load_dir}", read)
-            if all(tag is None for tag in tags):
-                return loaded  # DeepSpeed has said that there is nothing
             if len(set(tags)) > 1:
                 listing = ", ".join(f"{session.control.name_of(rank)}: {tag}" for rank, tag in enumerate(tags))
                 raise ValueError(f"checkpoint {load_dir} is not the same on all ranks ({listing}; None: nothing).")
-            checkpoint.load(engine, Path(load_dir, tags[0]))
+            tag = tags[0]
+            if tag is None:
+                return loaded  # DeepSpeed has said that there is nothing
+            checkpoint.load(engine, Path(load_dir, tag))
             after_load()
             return loaded
 

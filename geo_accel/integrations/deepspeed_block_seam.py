@@ -7,6 +7,7 @@ does not know. The JSON is theirs and stays as it is: what Accelerate walks thro
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 from accelerate import DeepSpeedPlugin
 from accelerate.state import AcceleratorState, is_initialized
@@ -43,9 +44,16 @@ def _hide_blocks() -> None:
         return
 
     @functools.wraps(fill_in)
-    def without_ours(self, prefix="", mismatches=None, config=None, must_match=True, **kwargs):
+    def without_ours(
+        self: DeepSpeedPlugin,
+        prefix: str = "",
+        mismatches: list | None = None,
+        config: dict | None = None,
+        must_match: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if config is None:
             config = {name: block for name, block in self.deepspeed_config.items() if name != BLOCK}
-        return fill_in(self, prefix, mismatches, config, must_match, **kwargs)
+        fill_in(self, prefix, mismatches, config, must_match, **kwargs)
 
     DeepSpeedPlugin.deepspeed_config_process = without_ours

@@ -7,10 +7,12 @@ here and nowhere else. Versions outside `TESTED` are refused.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm import comm
 from deepspeed.comm.torch import TorchBackend
@@ -60,6 +62,8 @@ ROOT_AT = {
 COMPARING = (partition_parameters, partitioned_param_coordinator)
 """Modules that compare numbers with rank 0."""
 NO_PIPELINE = "DeepSpeed's pipeline parallelism is not supported across sites; use ZeRO 0 to 3."
+Partitioned = Any
+"""A parameter, with what ZeRO has attached to it and its type does not know."""
 PEER_AT = {"send": "dst", "recv": "src", "isend": "dst", "irecv": "src"}
 """What names the other end, which is their second argument."""
 
@@ -96,7 +100,7 @@ class GeoBackend(TorchBackend):
     def get_world_group(self) -> dist.ProcessGroup:
         return self._site_group
 
-    def new_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
+    def new_group(self, ranks: Sequence[int]) -> dist.ProcessGroup | int | None:
         """Raises ValueError for a part of the world that is in several sites."""
         ranks = list(ranks)
         if sorted(ranks) == list(range(self._topology.world_size)):
@@ -109,7 +113,7 @@ class GeoBackend(TorchBackend):
             )
         return super().new_group(ranks)
 
-    def init_device_mesh(self, mesh_shape: tuple, mesh_dim_names: tuple) -> None:
+    def init_device_mesh(self, mesh_shape: tuple, mesh_dim_names: tuple) -> NoReturn:
         raise ValueError("a DeepSpeed device mesh spans sites, which geo_accel does not support.")
 
     def inference_all_reduce(self, tensor: torch.Tensor, op: object, group: dist.ProcessGroup | None = None) -> object:
@@ -118,9 +122,9 @@ class GeoBackend(TorchBackend):
 
     def _in_site(self, name: str) -> Callable:
         call, group_at = getattr(super(), name), GROUP_AT[name]
-        root, root_at = ROOT_AT.get(name, (None, None))
+        root = ROOT_AT.get(name)
 
-        def in_site(*args: object, **kwargs: object) -> object:
+        def in_site(*args: Any, **kwargs: Any) -> object:
             given = list(args)
             group = given[group_at] if len(given) > group_at else kwargs.get("group")
             if group is None or group is dist.group.WORLD or group is self._site_group:
@@ -129,10 +133,11 @@ class GeoBackend(TorchBackend):
                 else:
                     kwargs["group"] = self._site_group
                 if root is not None:
+                    key, root_at = root
                     if len(given) > root_at:
                         given[root_at] = self._here(given[root_at])
                     else:
-                        kwargs[root] = self._here(kwargs.get(root, 0))
+                        kwargs[key] = self._here(kwargs.get(key, 0))
             return call(*given, **kwargs)
 
         return in_site
@@ -159,7 +164,7 @@ def install(backend: GeoBackend) -> None:
 
     ZeRO-3 compares traces with rank 0 of the world, which all but one site could not hear: with the site's first.
     """
-    comm.cdb = backend
+    comm.cdb = backend  # pyrefly: ignore[bad-assignment] (which holds None until there is one)
 
     def assert_ints_same_as_other_ranks(ints: list[int]) -> None:
         first, device = backend.session.topology.site.ranks[0], get_accelerator().current_device_name()
@@ -194,12 +199,19 @@ def installed() -> GeoBackend | None:
     return comm.cdb if isinstance(comm.cdb, GeoBackend) else None
 
 
-def was_loaded(model: nn.Module) -> bool:
+def bare(engine: DeepSpeedEngine) -> nn.Module:
+    """The model inside, whose attributes the engine shows as its own."""
+    module = engine.module
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def was_loaded(model: DeepSpeedEngine) -> bool:
     """Whether `load_checkpoint` has read anything into it."""
     return model.loaded_checkpoint_dp_world_size is not None
 
 
-def masters_of(engine: nn.Module, units: Sequence[Unit], topology: Topology, control: ControlPlane) -> Masters:
+def masters_of(engine: DeepSpeedEngine, units: Sequence[Unit], topology: Topology, control: ControlPlane) -> Masters:
     """Where a DeepSpeed engine keeps its fp32 masters. Collective.
 
     Raises ValueError for optimizers that keep none or keep them out of reach.
@@ -211,14 +223,16 @@ def masters_of(engine: nn.Module, units: Sequence[Unit], topology: Topology, con
         return _zero_3(optimizer, units, topology)
     # Every parameter has it, with None where another rank holds the master: all ranks come to the same answer.
     if hasattr(parameters[0], "_hp_mapping"):
-        return _zero_1_and_2(units, topology, control, installed().get_world_group())
+        backend = installed()
+        assert backend is not None  # before anything was partitioned
+        return _zero_1_and_2(units, topology, control, backend.get_world_group())
     copies = _copies(optimizer)
     if copies:
         return CopiedMasters(units, topology, copies)
     return PlainMasters(units, topology)
 
 
-def _copies(optimizer: object) -> dict[nn.Parameter, torch.Tensor]:
+def _copies(optimizer: Any) -> dict[nn.Parameter, torch.Tensor]:
     """Without ZeRO, fp16 and bf16: whole masters beside the parameters."""
     if hasattr(optimizer, "fp32_groups_flat"):
         masters = [
@@ -238,7 +252,7 @@ def _zero_1_and_2(
     units: Sequence[Unit], topology: Topology, control: ControlPlane, group: dist.ProcessGroup
 ) -> ShardedMasters:
     """Fragments of parameters, wherever the ends of the ranks' partitions cut them."""
-    named = {name: parameter for unit in units for name, parameter in unit.parameters}
+    named: dict[str, Partitioned] = {name: parameter for unit in units for name, parameter in unit.parameters}
     mine, masters = {}, {}
     for name, parameter in named.items():
         mapping = parameter._hp_mapping
@@ -278,10 +292,10 @@ def stretch_of(run: Run) -> torch.Tensor:
     return run.parameter.detach().view(-1)[run.start : run.stop]
 
 
-def _zero_3(optimizer: object, units: Sequence[Unit], topology: Topology) -> ShardedMasters:
+def _zero_3(optimizer: Any, units: Sequence[Unit], topology: Topology) -> ShardedMasters:
     """Every parameter in as many equal parts as the site has ranks, the last one padded."""
     ranks = len(topology.site.ranks)
-    parameters = [parameter for unit in units for _, parameter in unit.parameters]
+    parameters: list[Partitioned] = [parameter for unit in units for _, parameter in unit.parameters]
     shards: list[dict[nn.Parameter, Shard]] = [{} for _ in range(ranks)]
     masters = {}
     for parameter in parameters:
@@ -298,9 +312,10 @@ def _zero_3(optimizer: object, units: Sequence[Unit], topology: Topology) -> Sha
     def publish(selection: Selection, values: Callable[[Run], torch.Tensor]) -> None:
         """Each rank rounds what it holds; what every rank keeps whole is gathered again."""
         for run in selection.mine:
-            begin = shards[topology.local_index][run.parameter].start
-            run.parameter.ds_tensor.detach()[run.start - begin : run.stop - begin].copy_(values(run))
-        touched = {id(run.parameter): run.parameter for runs in selection.site for run in runs}
+            parameter: Partitioned = run.parameter
+            begin = shards[topology.local_index][parameter].start
+            parameter.ds_tensor.detach()[run.start - begin : run.stop - begin].copy_(values(run))
+        touched: dict[int, Partitioned] = {id(run.parameter): run.parameter for runs in selection.site for run in runs}
         whole = [parameter for parameter in touched.values() if parameter.ds_persist]
         if whole:
             whole[0].partition(whole, has_been_updated=False)

@@ -8,6 +8,7 @@ place, by their own constructor, with the site's process group.
 import gc
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -125,6 +126,7 @@ def _build_again(wrapper: DistributedDataParallel, session: Session) -> None:
     # torch 2.13 renamed broadcast_buffers; the attribute kept its name.
     parameters = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    renamed: dict[str, Any] = {buffers: wrapper.broadcast_buffers}
     DistributedDataParallel.__init__(
         wrapper,
         wrapper.module,
@@ -137,7 +139,7 @@ def _build_again(wrapper: DistributedDataParallel, session: Session) -> None:
         gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
         static_graph=wrapper.static_graph,
         mixed_precision=wrapper.mixed_precision,
-        **{buffers: wrapper.broadcast_buffers},
+        **renamed,
     )
     if len(session.topology.site.ranks) == 1:
         wrapper.require_backward_grad_sync = False

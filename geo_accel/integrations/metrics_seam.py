@@ -12,9 +12,10 @@ Tested against the version that `constraints.txt` pins; of another major version
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +34,7 @@ VERSIONS = ((1, 16), (2,))
 
 
 @contextmanager
-def metrics_in_site(trainer: Trainer, group: dist.ProcessGroup) -> Iterator[None]:
+def metrics_in_site(trainer: Trainer, group: dist.ProcessGroup) -> Generator[None]:
     """Inside the block, what `trainer` gathers of its metrics in training steps is gathered over `group` only.
 
     Trainers of other kinds are left alone. A version of trl that is not known is left alone too, with a warning.
@@ -53,7 +54,7 @@ def metrics_in_site(trainer: Trainer, group: dist.ProcessGroup) -> Iterator[None
     training_step = trainer.training_step
 
     @functools.wraps(training_step)
-    def in_site(*args: object, **kwargs: object) -> torch.Tensor:
+    def in_site(*args: Any, **kwargs: Any) -> torch.Tensor:
         with _gathering_in(trainer.accelerator, group):
             return training_step(*args, **kwargs)
 
@@ -76,7 +77,7 @@ def is_known(found: str | None) -> bool:
 
 
 @contextmanager
-def _gathering_in(accelerator: Accelerator, group: dist.ProcessGroup) -> Iterator[None]:
+def _gathering_in(accelerator: Accelerator, group: dist.ProcessGroup) -> Generator[None]:
     def for_metrics(original: Callable) -> Callable:
         @functools.wraps(original)
         def gather(data: object, *args: object, **kwargs: object) -> object:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
@@ -22,6 +23,9 @@ from geo_accel.transport.base import Transport
 from geo_accel.transport.opening import open_transport
 from geo_accel.transport.privacy import exposure, kernel, refuse_public, ways_of_this_rank
 from geo_accel.transport.store import ControlPlane
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
 DEFAULT_DEADLINE_S = 1800.0
@@ -44,7 +48,7 @@ class Session:
     machines: tuple[str, ...]
     """By rank, the machine that it runs on."""
 
-    def engine(self, model: nn.Module, **how: object) -> Engine:
+    def engine(self, model: nn.Module, **how: Any) -> Engine:
         """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
         engine = Engine(model, self.config, self.transport, self.inside, self.control, **how)
         engine.on_plan.append(lambda plan: announce(engine, plan))
@@ -62,6 +66,12 @@ _LAST: "WeakKeyDictionary[dist.ProcessGroup, Session]" = WeakKeyDictionary()
 
 It ends with that group, as gloo's groups do, and not before: whoever holds a session may yet make an engine of it.
 """
+
+
+def _world() -> dist.ProcessGroup:
+    world = dist.group.WORLD
+    assert world is not None  # torch.distributed is initialised
+    return world
 
 
 def remember(group: dist.ProcessGroup, session: Session) -> None:
@@ -124,7 +134,7 @@ def find_sites(config: ConfigSource) -> Sites | None:
     rank = dist.get_rank()
     control = ControlPlane(rank, dist.get_world_size(), deadline_of(settings))
     here = Presence.here(settings, str(dist.get_backend()))
-    return agree_on_sites(settings, rank, control, here, at_rest(dist.group.WORLD, settings))
+    return agree_on_sites(settings, rank, control, here, at_rest(_world(), settings))
 
 
 def deadline_of(settings: GeoConfig) -> float:
@@ -163,7 +173,7 @@ def agree_on_sites(
         topology=topology,
         control=control,
         machines=tuple(map(str, labels)),
-        before=before if all(can_go_on) and before.topology == topology else None,
+        before=before if before is not None and all(can_go_on) and before.topology == topology else None,
     )
 
 
@@ -182,20 +192,22 @@ def connect(config: ConfigSource) -> Session | None:
     inside = InsideSite(sites.topology, deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
+    site_group = groups[sites.topology.site_index]
+    assert isinstance(site_group, dist.ProcessGroup)  # this rank is in it
     session = Session(
         config=sites.config,
         topology=sites.topology,
         control=sites.control,
         transport=transport,
         inside=inside,
-        site_group=groups[sites.topology.site_index],
+        site_group=site_group,
         machines=sites.machines,
     )
-    remember(dist.group.WORLD, session)
+    remember(_world(), session)
     return session
 
 
-def is_deepspeed(model: nn.Module | None) -> bool:
+def is_deepspeed(model: nn.Module | None) -> "TypeGuard[DeepSpeedEngine]":
     """Whether `model` is a DeepSpeed engine; DeepSpeed is not imported for that."""
     return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 

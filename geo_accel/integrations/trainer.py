@@ -4,7 +4,9 @@
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from geo_accel.integrations import trainer_seam as seam
@@ -62,7 +64,7 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
         args.include_num_input_tokens_seen = "no"
     if data == "private":
         _deal_privately(trainer, session)
-    disk = find_disk(Path(args.output_dir), session.topology, session.control, args.save_on_each_node)
+    disk = find_disk(Path(seam.output_dir(args)), session.topology, session.control, args.save_on_each_node)
     saving = Saving(trainer, session, disk)
     callback = GeoCallback(trainer, session, saving)
     trainer.add_callback(callback)
@@ -87,7 +89,7 @@ def _deal_privately(trainer: Trainer, session: Session) -> None:
     get_train_dataloader = trainer.get_train_dataloader
 
     @functools.wraps(get_train_dataloader)
-    def in_site(*args, **kwargs):
+    def in_site(*args: Any, **kwargs: Any) -> DataLoader:
         return deal_in_site(get_train_dataloader(*args, **kwargs), session.topology)
 
     trainer.get_train_dataloader = in_site

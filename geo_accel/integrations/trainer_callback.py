@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, get_last_checkpoint, has_length
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
 from geo_accel.integrations.metrics_seam import metrics_in_site
-from geo_accel.integrations.session import Session
+from geo_accel.integrations.session import Session, is_deepspeed
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
 from geo_accel.integrations.trainer_saving import Saving
 from geo_accel.sync import checkpoint
@@ -57,7 +57,14 @@ class GeoCallback(TrainerCallback):
         """What was done, ready for JSON; None before training."""
         return self.engine.summary() if self.engine is not None and self._summary is None else self._summary
 
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: object = None,
+        **kwargs: object,
+    ) -> None:
         session, trainer = self._session, self._trainer
         if session.config.sync.optimizer_in_backward and (
             args.max_grad_norm or trainer.accelerator.scaler is not None
@@ -74,30 +81,31 @@ class GeoCallback(TrainerCallback):
         if trainer.is_deepspeed_enabled:
             from geo_accel.integrations.deepspeed import make_engine
 
-            self.engine = make_engine(trainer.model_wrapped, session, facts=facts)
+            assert is_deepspeed(trainer.model_wrapped)
+            engine = make_engine(trainer.model_wrapped, session, facts=facts)
         else:
+            assert trainer.model is not None
             keep_gradients_in_site(trainer.model_wrapped, session)
             refuse_what_else_crosses(trainer.accelerator, session.topology)
-            self.engine = session.engine(
+            engine = session.engine(
                 bare_model(trainer.model),
                 optimizer=trainer.optimizer,
                 is_last_micro_batch=lambda: trainer.accelerator.sync_gradients,
                 facts=facts,
             )
+        self.engine = engine
         lengths = session.control.gather("counting steps per epoch", _steps_per_epoch(trainer, train_dataloader))
-        self._decisions = Decisions(
-            self.engine, session.control.gather, Epochs.of(lengths), self._saving.write_what_waits
-        )
-        self._saving.begin(self.engine, self._decisions)
-        if self._resume_from and trainer.is_deepspeed_enabled:
+        self._decisions = Decisions(engine, session.control.gather, Epochs.of(lengths), self._saving.write_what_waits)
+        self._saving.begin(engine, self._decisions)
+        if self._resume_from and is_deepspeed(trainer.model_wrapped):
             trainer.model_wrapped.load_checkpoint(self._resume_from)
         elif self._resume_from:
-            self._load_site_state()
+            self._load_site_state(engine, self._resume_from)
 
-    def _load_site_state(self) -> None:
-        site_state = checkpoint.load(self.engine, self._resume_from)
+    def _load_site_state(self, engine: Engine, folder: str) -> None:
+        site_state = checkpoint.load(engine, folder)
         if site_state is None:
-            logger.warning("geo_accel: %s holds no sync state; starting afresh from its weights.", self._resume_from)
+            logger.warning("geo_accel: %s holds no sync state; starting afresh from its weights.", folder)
         else:
             for name, part in self._saving.stateful().items():
                 part.load_state_dict(site_state[name])
@@ -106,7 +114,9 @@ class GeoCallback(TrainerCallback):
         """`call_event` (all callbacks of an event) with geo_accel's decisions after them all."""
 
         @functools.wraps(call_event)
-        def wrapped(event, args, state, control, **kwargs):
+        def wrapped(
+            event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        ) -> TrainerControl:
             if event == "on_epoch_end":
                 self._saving.position.end_pass()
             elif event == "on_step_begin":
@@ -125,7 +135,7 @@ class GeoCallback(TrainerCallback):
 
         Where steps take so long that it may be killed before, it first writes what it has, as a survivor does.
         """
-        if self._decisions is None:
+        if self._decisions is None or self.engine is None:
             return
         self._decisions.wish(SAVE)
         plan = self.engine.plan
@@ -139,26 +149,27 @@ class GeoCallback(TrainerCallback):
         """`finalize` (what Trainer does after its loop) once all sites are at the same step."""
 
         @functools.wraps(finalize)
-        def wrapped(trial, *args, **kwargs):
-            trainer, decisions = self._trainer, self._decisions
+        def wrapped(trial: object, *args: object, **kwargs: object) -> object:
+            trainer, decisions, engine = self._trainer, self._decisions, self.engine
+            assert decisions is not None and engine is not None  # in training they are there
             if not decisions.ending and not decisions.stop_here(trainer.control):
                 logger.warning(
                     "geo_accel: this site's training ends at step %d; it waits for the others to stop.",
                     trainer.state.global_step,
                 )
-                self._idle(trial)
+                self._idle(decisions, trial)
             if decisions.end(trainer.control):
                 self._log_save_evaluate(trial)
-            self._summary = self.engine.summary()
+            self._summary = engine.summary()
             with self._saving.writing():
                 return finalize(trial, *args, **kwargs)
 
         return wrapped
 
-    def _idle(self, trial: object) -> None:
+    def _idle(self, decisions: Decisions, trial: object) -> None:
         """Steps without training, in which this site goes on meeting the others until all stop at the same one."""
         trainer, handler = self._trainer, self._trainer.callback_handler
-        while not self._decisions.ending:
+        while not decisions.ending:
             trainer.control = handler.on_step_begin(trainer.args, trainer.state, trainer.control)
             trainer.state.global_step += 1
             trainer.control = handler.on_step_end(trainer.args, trainer.state, trainer.control)
@@ -178,7 +189,7 @@ class GeoCallback(TrainerCallback):
         """`determine` (whether this is the best model so far) from the same number on all sites: their mean."""
 
         @functools.wraps(determine)
-        def wrapped(metrics, trial):
+        def wrapped(metrics: dict[str, float], trial: object) -> bool:
             name, decisions = self._trainer.args.metric_for_best_model, self._decisions
             if decisions is None or name is None:
                 return determine(metrics=metrics, trial=trial)
@@ -199,7 +210,13 @@ class GeoCallback(TrainerCallback):
         """`init_training_state` (epoch and batches to skip) with a stream's own position."""
 
         @functools.wraps(init_training_state)
-        def wrapped(max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial):
+        def wrapped(
+            max_steps: int,
+            num_update_steps_per_epoch: int,
+            num_train_epochs: int,
+            resume_from_checkpoint: str | None,
+            trial: object,
+        ) -> tuple[int, int]:
             epochs, batches = init_training_state(
                 max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
             )
@@ -212,7 +229,7 @@ class GeoCallback(TrainerCallback):
         """`get_batch_samples` with its batches counted."""
 
         @functools.wraps(get_batch_samples)
-        def wrapped(*args, **kwargs):
+        def wrapped(*args: object, **kwargs: object) -> tuple[list, object]:
             batches, items = get_batch_samples(*args, **kwargs)
             self._saving.position.took(len(batches))
             return batches, items
@@ -223,8 +240,13 @@ class GeoCallback(TrainerCallback):
         """`train` with its collectives kept in the site; saves what this site has when another is lost."""
 
         @functools.wraps(train)
-        def wrapped(resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None, **kwargs):
-            self._resume_from = _resolve(resume_from_checkpoint, self._trainer.args.output_dir)
+        def wrapped(
+            resume_from_checkpoint: str | bool | None = None,
+            trial: object = None,
+            ignore_keys_for_eval: list[str] | None = None,
+            **kwargs: object,
+        ) -> object:
+            self._resume_from = _resolve(resume_from_checkpoint, seam.output_dir(self._trainer.args))
             self._ignore_keys = ignore_keys_for_eval
             try:
                 with (
@@ -247,7 +269,7 @@ class GeoCallback(TrainerCallback):
         """`log` with the engine's scalars added to training logs."""
 
         @functools.wraps(log)
-        def wrapped(logs, *args, **kwargs):
+        def wrapped(logs: dict[str, float], *args: object, **kwargs: object) -> object:
             if self.engine is not None and "loss" in logs:
                 logs = {**logs, **self.engine.metrics()}
             return log(logs, *args, **kwargs)
@@ -258,7 +280,7 @@ class GeoCallback(TrainerCallback):
         """`evaluate` on the model that all sites agree on."""
 
         @functools.wraps(evaluate)
-        def wrapped(*args, **kwargs):
+        def wrapped(*args: object, **kwargs: object) -> object:
             if self.engine is not None:
                 self.engine.flush()
             return evaluate(*args, **kwargs)

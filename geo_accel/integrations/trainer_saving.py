@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from geo_accel.integrations import trainer_seam as seam
-from geo_accel.integrations.session import Session
+from geo_accel.integrations.session import Session, is_deepspeed
 from geo_accel.integrations.trainer_decisions import FLUSH, SAVE, Decisions
 from geo_accel.integrations.trainer_disks import Disk
 from geo_accel.integrations.trainer_stream import StreamPosition
@@ -21,6 +23,18 @@ from geo_accel.sync.engine import Engine
 from geo_accel.sync.every_rank import on_every_rank
 
 logger = logging.getLogger("geo_accel")
+
+
+_FILES = {"optimizer": OPTIMIZER_NAME, "scheduler": SCHEDULER_NAME, "scaler": SCALER_NAME}
+"""Trainer's own, by part of the state."""
+
+
+class Stateful(Protocol):
+    """An optimizer or the like."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
 
 
 class Saving:
@@ -42,10 +56,11 @@ class Saving:
     def close(self) -> None:
         self._engine = self._decisions = None
 
-    def stateful(self) -> dict[str, object]:
+    def stateful(self) -> dict[str, Stateful]:
         """What differs between sites: Trainer's own checkpoint holds one process's only."""
         trainer = self._trainer
-        parts = {"optimizer": trainer.optimizer, "scheduler": trainer.lr_scheduler}
+        assert trainer.optimizer is not None and trainer.lr_scheduler is not None  # in training they are there
+        parts: dict[str, Stateful] = {"optimizer": trainer.optimizer, "scheduler": trainer.lr_scheduler}
         if trainer.accelerator.scaler is not None:
             parts["scaler"] = trainer.accelerator.scaler
         return parts
@@ -57,7 +72,7 @@ class Saving:
         """
 
         @functools.wraps(save_checkpoint)
-        def wrapped(model, trial):
+        def wrapped(model: nn.Module, trial: object) -> None:
             trainer = self._trainer
             if self._decisions is not None and not self._decisions.may_save:
                 self._decisions.wish(SAVE)
@@ -98,7 +113,7 @@ class Saving:
         """
 
         @functools.wraps(write)
-        def wrapped(*args, **kwargs):
+        def wrapped(*args: object, **kwargs: object) -> object:
             if self._decisions is None or self._decisions.flushed:
                 with self.writing(gathers=True):
                     if not self._together:
@@ -130,12 +145,13 @@ class Saving:
         """Saves this site's model and optimizer, without any other site; says what became of it."""
         trainer, topology = self._trainer, self._session.topology
         site = topology.site.name
-        folder = Path(trainer.args.output_dir) / f"survivor-{site}" / f"checkpoint-{trainer.state.global_step}"
+        folder = Path(seam.output_dir(trainer.args)) / f"survivor-{site}" / f"checkpoint-{trainer.state.global_step}"
         what = f"{site}'s model and optimizer at step {trainer.state.global_step}"
         try:
             if trainer.is_deepspeed_enabled:
                 from geo_accel.integrations.deepspeed import save_alone
 
+                assert is_deepspeed(trainer.model_wrapped)
                 save_alone(trainer.model_wrapped, folder)
                 if self.disk.writes_site:
                     trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
@@ -153,8 +169,6 @@ class Saving:
         folder.mkdir(parents=True, exist_ok=True)
         with seam.writing(trainer.args, True):
             trainer._save(str(folder))
-        torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER_NAME)
-        torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-        if trainer.accelerator.scaler is not None:
-            torch.save(trainer.accelerator.scaler.state_dict(), folder / SCALER_NAME)
+        for name, part in self.stateful().items():
+            torch.save(part.state_dict(), folder / _FILES[name])
         trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))

@@ -10,9 +10,10 @@ without them is refused.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,8 +70,14 @@ def require_hooks(trainer: Trainer) -> None:
         )
 
 
+def output_dir(arguments: TrainingArguments) -> str:
+    """The folder of its checkpoints, for which it has a default."""
+    assert arguments.output_dir is not None
+    return arguments.output_dir
+
+
 @contextmanager
-def writing(arguments: TrainingArguments, writes: bool, gathers: bool = False) -> Iterator[None]:
+def writing(arguments: TrainingArguments, writes: bool, gathers: bool = False) -> Generator[None]:
     """Inside the block this rank writes what Trainer and the models of transformers save, or not, as `writes` says.
 
     With `gathers` a rank that writes is also given the whole of what DeepSpeed has partitioned.
@@ -103,7 +110,7 @@ class _AsFirstRank(ModuleType):
 
 
 @contextmanager
-def replacing(owner: object, name: str, value: object) -> Iterator[None]:
+def replacing(owner: object, name: str, value: object) -> Generator[None]:
     """Inside the block `owner` has `value` by that name."""
     inherited, before = name not in vars(owner), vars(owner).get(name)
     setattr(owner, name, value)
@@ -122,10 +129,10 @@ def on_signals(trainer: Trainer, save_and_stop: Callable[[], None]) -> None:
     It would write in the midst of a step of one process, which no other site knows of.
     """
     for callback in trainer.callback_handler.callbacks:
-        manager = getattr(callback, "jit_manager", None)
+        manager: Any = getattr(callback, "jit_manager", None)
         if isinstance(callback, TrainerCallback) and hasattr(manager, "execute_jit_checkpoint"):
 
-            def execute(manager: object = manager) -> None:
+            def execute(manager: Any = manager) -> None:
                 manager.is_checkpoint_requested = False
                 save_and_stop()
 
@@ -143,7 +150,7 @@ def gathered(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
 @contextmanager
 def training_collectives_in_site(
     group: dist.ProcessGroup, has_begun: Callable[[], bool] = lambda: False
-) -> Iterator[None]:
+) -> Generator[None]:
     """Inside the block Trainer's logs gather over `group` only: each site logs its own training loss.
 
     DeepSpeed's checkpoints are loaded when training begins by the callback, each site its own; once it `has_begun`, as
