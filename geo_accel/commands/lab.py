@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from rich.console import Console
@@ -177,14 +177,16 @@ class _Screen:
 
 
 @contextlib.contextmanager
-def _stop_on_signals(lab: Lab) -> Iterator[None]:
+def _stop_on_signals(lab: Lab) -> Generator[None]:
     """The first signal asks the sites to end, the second ends them at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        name: signal.signal(getattr(signal, name), lambda *_, name=name: lab.stop(name)) for name in _STOP_SIGNALS
-    }
+
+    def stops(name: str) -> Callable[..., None]:
+        return lambda *_: lab.stop(name)
+
+    before = {name: signal.signal(getattr(signal, name), stops(name)) for name in _STOP_SIGNALS}
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from geo_accel.commands import lab, plan, profile, simulate
 from geo_accel.version import __version__
@@ -18,7 +19,7 @@ SUBCOMMANDS = {module.NAME: module for module in (lab, profile, plan, simulate)}
 class _Parser(argparse.ArgumentParser):
     """argparse prints its whole usage before an error; one line is easier to read."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 

@@ -99,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     profile = None if arguments.profile is None else _read_changed_profile(arguments)
     sites = arguments.sites or _sites_of(profile)
     if arguments.plan is None:
+        assert profile is not None  # `_check_options` asks for one of them
         plan = _make(arguments, profile, sites)
     else:
         plan = read_plan(arguments.plan)
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(_figures(plan, profile, course, sites))
     console.print(_steps(plan, profile, sites))
-    if arguments.show:
+    if arguments.show and course is not None:
         console.print(drawing.draw(course, console.width, plain=not console.encoding.startswith("utf")))
     for path in written:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
@@ -192,15 +193,15 @@ def _read_changed_profile(arguments: argparse.Namespace) -> Profile:
             f"{arguments.profile}: the profile knows times of transfers, but no elements: "
             "leave --bandwidth-mbps and --latency-ms out."
         )
-    before = profile.link
-    if arguments.bandwidth_mbps is None and before is None:
-        raise ValueError(f"{arguments.profile}: the profile knows no link: state --bandwidth-mbps too.")
+    before, mbps = profile.link, arguments.bandwidth_mbps
+    if mbps is None:
+        if before is None:
+            raise ValueError(f"{arguments.profile}: the profile knows no link: state --bandwidth-mbps too.")
+        mbps = before.megabits_per_second
     latency_ms = arguments.latency_ms
     if latency_ms is None:
         latency_ms = before.latency_s * 1e3 if before else 0.0
-    return profile.with_link(
-        Link.of(mbps=arguments.bandwidth_mbps or before.megabits_per_second, latency_ms=latency_ms)
-    )
+    return profile.with_link(Link.of(mbps=mbps, latency_ms=latency_ms))
 
 
 def _sites_of(profile: Profile | None) -> int:
@@ -262,14 +263,16 @@ def _write_files(arguments: argparse.Namespace, plan: Plan, course: Timeline | N
     name = f"{plan.schedule}, mode {plan.mode}, period {plan.period}, {plan.codec}"
     writers: list[tuple[Path | None, Callable[[Path], object]]] = [
         (arguments.output, lambda path: write_whole(path, lambda file: file.write_text(f"{plan.to_json()}\n"))),
-        (
-            arguments.png,
-            lambda path: write_whole(
-                path, lambda file: file.write_bytes(picture.draw(course, f"{name}: {_summary(course)}"))
-            ),
-        ),
-        (arguments.trace, lambda path: write_trace(path, trace_events(course, f"plan: {name}"))),
     ]
+    if course is not None:
+
+        def draw(file: Path) -> None:
+            file.write_bytes(picture.draw(course, f"{name}: {_summary(course)}"))
+
+        writers += [
+            (arguments.png, lambda path: write_whole(path, draw)),
+            (arguments.trace, lambda path: write_trace(path, trace_events(course, f"plan: {name}"))),
+        ]
     written = []
     for path, write in writers:
         if path is not None:

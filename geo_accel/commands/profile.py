@@ -11,6 +11,7 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import track
@@ -20,7 +21,11 @@ from geo_accel.config.names import AUTOMATIC_CODECS
 from geo_accel.plan.shapes import PRESETS
 from geo_accel.profile.device import DEVICES, choose_device
 from geo_accel.profile.document import write_whole
+from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "profile"
 SUMMARY = "measure a model's layers and the links between sites"
@@ -79,8 +84,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
 
     from geo_accel.integrations.session import connect
     from geo_accel.masters import PlainMasters
-    from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
-    from geo_accel.profile.link import Link
+    from geo_accel.profile.layers import STEPS, Computing, LayerTimer, as_profile
     from geo_accel.profile.trace import Trace
     from geo_accel.rounds.rounds import Rounds
     from geo_accel.sync.contention import Contention, measure_contention
@@ -96,50 +100,50 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     from geo_accel.units import find_units
 
     device = choose_device(arguments.device)
+    # pyrefly: ignore[missing-argument] (transformers' wrapper of `to` forgets that it is a method)
     model = _build_model(arguments).to(device=device, dtype=getattr(torch, arguments.dtype)).train()
     units = find_units(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     shape = (arguments.batch, arguments.sequence)
     tokens = torch.randint(model.config.vocab_size, shape, device=device)
     session = connect(arguments.config) if dist.is_initialized() else None
-    carried = {unit.name: unit.numel for unit in units}
-    rehearsal = None
-    if session is not None:
-        topology = session.topology
-        rounds = Rounds(PlainMasters(units, topology), session.transport, session.inside, Trace(None, 0, ""))
-        carried = dict(rounds.masters.carried)
-        # One after the other, so that neither disturbs the other: first the links, then the layers.
-        links = Probing(rounds, topology, session.config.link).finish()
-        contention = Contention()
-        if device.type == "cpu":
-            slowest = Link.slowest([link for _, link in links])
-            contention = measure_contention(rounds.transfers, rounds.in_background, slowest, len(topology.sites) - 1)
-        pairs = ()
-        if arguments.pairs:
-            pairs = rounds.in_background(measure_pairs, rounds.transfers, topology).result()
-        rehearsal = Rehearsal(rounds.masters, topology, AUTOMATIC_CODECS)
-    timer = LayerTimer(model, units, optimizer)
-    for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
-        timer.start_step()
-        for _ in range(arguments.micro_batches):
-            model(input_ids=tokens, labels=tokens).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        timer.end_step()
-        if rehearsal is not None:
-            rehearsal.once()
-    timer.remove()
-    computing = timer.result(carried)
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
+
+    def trained(carried: dict[str, int], rehearsal: Rehearsal | None = None) -> Computing:
+        """What some steps take, between which codecs are rehearsed."""
+        timer = LayerTimer(model, units, optimizer)
+        for _ in track(range(STEPS), "training", console=Console(stderr=True), transient=True):
+            timer.start_step()
+            for _ in range(arguments.micro_batches):
+                model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            timer.end_step()
+            if rehearsal is not None:
+                rehearsal.once()
+        timer.remove()
+        return timer.result(carried)
+
     if session is None:
-        return as_profile(computing, device, ranks=1, **facts)
+        return as_profile(trained({unit.name: unit.numel for unit in units}), device, ranks=1, **facts)
+    topology = session.topology
+    rounds = Rounds(PlainMasters(units, topology), session.transport, session.inside, Trace(None, 0, ""))
+    # One after the other, so that neither disturbs the other: first the links, then the layers.
+    links = Probing(rounds, topology, session.config.link).finish()
+    contention = Contention()
+    if device.type == "cpu":
+        slowest = Link.slowest([link for _, link in links])
+        contention = measure_contention(rounds.transfers, rounds.in_background, slowest, len(topology.sites) - 1)
+    pairs = rounds.in_background(measure_pairs, rounds.transfers, topology).result() if arguments.pairs else ()
+    rehearsal = Rehearsal(rounds.masters, topology, AUTOMATIC_CODECS)
+    computing = trained(dict(rounds.masters.carried), rehearsal)
     mine = as_message(computing, measure_handling(rehearsal, contention))
     profile = assemble(list(map(from_message, session.control.gather("comparing", mine))), links, device)
     rounds.close()
     return replace(profile, pairs=pairs, provenance={**profile.provenance, **facts})
 
 
-def _build_model(arguments: argparse.Namespace):
+def _build_model(arguments: argparse.Namespace) -> "PreTrainedModel":
     """A causal language model with fresh weights; ValueError for one that cannot be had."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -202,5 +206,5 @@ def _show(profile: Profile, arguments: argparse.Namespace) -> None:
         console.print(f"written: {arguments.output}", highlight=False, markup=False)
 
 
-def _words(link) -> str:
+def _words(link: Link) -> str:
     return f"{link.megabits_per_second:.1f} Mbit/s, {link.latency_s * 1e3:.2f} ms"

@@ -25,7 +25,9 @@ class RateChange:
     @property
     def moment(self) -> str:
         """In words, when the change is to happen."""
-        return _moment(self.after_s if self.after_text is None else self.after_text)
+        when = self.after_s if self.after_text is None else self.after_text
+        assert when is not None
+        return _moment(when)
 
     @property
     def rates(self) -> str:

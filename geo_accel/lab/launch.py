@@ -16,6 +16,7 @@ from pathlib import Path
 
 from geo_accel.lab.changes import RateChange, TextWatch, make_rate_changes
 from geo_accel.lab.namespaces import LabUnavailable, unshare_command
+from geo_accel.lab.pipes import pipe
 from geo_accel.lab.sites import Site, choose_master_port, make_sites, site_command, site_environment
 
 _END_TIMEOUT_S = 10.0
@@ -92,6 +93,12 @@ class LabResult:
         for site in result["sites"]:
             del site["output"]
         return result
+
+
+OnOutput = Callable[[int, bytes], None]
+"""Told the index of a site and a piece of its output, an empty one at its end."""
+OnStarted = Callable[[LabResult], None]
+"""Told the result with what the probe measured."""
 
 
 def run_sites(
@@ -205,7 +212,7 @@ class Lab:
             ],
             rate_changes=[RateChangeResult(**asdict(change)) for change in self.rate_changes],
         )
-        self.supervisor: subprocess.Popen | None = None
+        self.supervisor: subprocess.Popen[bytes] | None = None
         self.started = False
         self.deadline: float | None = None
         self.failure: ValueError | None = None
@@ -221,61 +228,60 @@ class Lab:
         if not self.started:
             self.supervisor.kill()
             return
-        self._ask(stop=int(getattr(signal, name, signal.SIGTERM)))
+        self._ask(self.supervisor, stop=int(getattr(signal, name, signal.SIGTERM)))
 
     def run(
         self,
         *,
         timeout_s: float | None = None,
-        on_output: Callable[[int, bytes], None] | None = None,
-        on_started: Callable[[LabResult], None] | None = None,
+        on_output: OnOutput | None = None,
+        on_started: OnStarted | None = None,
         on_tick: Callable[[], None] | None = None,
     ) -> LabResult:
         """Runs the command on all sites; see `run_sites`.
 
-        `on_started` gets the result with what the probe measured; `on_output` the index of a site and a piece of its
-        output, an empty one at its end; `on_tick` is called at least every quarter of a second.
+        `on_tick` is called at least every quarter of a second.
         """
         if self.result.stopped_by:
             return self.result
         reads, writes = zip(*(os.pipe() for _ in self.result.sites), strict=True)
         try:
-            self._start_supervisor(writes)
+            supervisor = self._start_supervisor(writes)
         finally:
             for write in writes:
                 os.close(write)
         try:
-            self._follow(reads, timeout_s, on_output, on_started, on_tick)
+            self._follow(supervisor, reads, timeout_s, on_output, on_started, on_tick)
         except KeyboardInterrupt:
             self.stop("SIGINT")
             self.stop("SIGINT")
             raise
         finally:
             # Closing the request pipe ends whatever still runs.
-            self.supervisor.stdin.close()
+            pipe(supervisor.stdin).close()
             try:
-                self.supervisor.wait(timeout=_END_TIMEOUT_S)
+                supervisor.wait(timeout=_END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                self.supervisor.kill()
-                self.supervisor.wait()
-            self.supervisor.stdout.close()
-            self.supervisor.stderr.close()
+                supervisor.kill()
+                supervisor.wait()
+            pipe(supervisor.stdout).close()
+            pipe(supervisor.stderr).close()
             for read in reads:
                 os.close(read)
         if self.failure is not None and self.result.stopped_by is None:
             raise self.failure
         return self.result
 
-    def _ask(self, **request: int) -> None:
+    def _ask(self, supervisor: subprocess.Popen[bytes], **request: int) -> None:
         # One write, so that a signal handler cannot come between its halves; if refused, the run has just ended.
         with contextlib.suppress(BrokenPipeError, ValueError):
-            os.write(self.supervisor.stdin.fileno(), (json.dumps(request) + "\n").encode())
+            os.write(pipe(supervisor.stdin).fileno(), (json.dumps(request) + "\n").encode())
 
-    def _start_supervisor(self, outputs: Sequence[int]) -> None:
+    def _start_supervisor(self, outputs: Sequence[int]) -> subprocess.Popen[bytes]:
         isolation = unshare_command() if self.shaping else []
         root = str(Path(__file__).parents[2])
         search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self.supervisor = subprocess.Popen(
+        supervisor = self.supervisor = subprocess.Popen(
             [*isolation, sys.executable, "-m", "geo_accel.lab.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -289,20 +295,29 @@ class Lab:
         )
         task = json.dumps({**self.task, "outputs": list(outputs)}) + "\n"
         try:
-            self.supervisor.stdin.write(task.encode())
-            self.supervisor.stdin.flush()
+            pipe(supervisor.stdin).write(task.encode())
+            pipe(supervisor.stdin).flush()
         except BrokenPipeError:
             pass  # it died at once; _follow reads why
+        return supervisor
 
-    def _follow(self, reads, timeout_s, on_output, on_started, on_tick) -> None:
+    def _follow(
+        self,
+        supervisor: subprocess.Popen[bytes],
+        reads: Sequence[int],
+        timeout_s: float | None,
+        on_output: OnOutput | None,
+        on_started: OnStarted | None,
+        on_tick: Callable[[], None] | None,
+    ) -> None:
         chunks: list[list[bytes]] = [[] for _ in reads]
         events, diagnosis, finished = b"", b"", False
         watch = TextWatch(self.rate_changes, len(reads))
         with selectors.DefaultSelector() as selector:
             for index, read in enumerate(reads):
                 selector.register(read, selectors.EVENT_READ, index)
-            selector.register(self.supervisor.stdout, selectors.EVENT_READ, "events")
-            selector.register(self.supervisor.stderr, selectors.EVENT_READ, "diagnosis")
+            selector.register(pipe(supervisor.stdout), selectors.EVENT_READ, "events")
+            selector.register(pipe(supervisor.stderr), selectors.EVENT_READ, "diagnosis")
             while selector.get_map():
                 for key, _ in selector.select(0.25):
                     piece = os.read(key.fd, 65536)
@@ -318,7 +333,7 @@ class Lab:
                         diagnosis = (diagnosis + piece)[-_KEPT_DIAGNOSIS_BYTES:]
                     else:
                         for change in watch.feed(key.data, piece):
-                            self._ask(change=change)
+                            self._ask(supervisor, change=change)
                         if on_output is not None:
                             on_output(key.data, piece)
                         else:
@@ -334,7 +349,7 @@ class Lab:
             said = diagnosis.decode(errors="replace").strip().splitlines()
             self.failure = ValueError(f"the lab's supervisor died: {said[-1] if said else 'killed'}")
 
-    def _take(self, event: dict, timeout_s: float | None, on_started: Callable[[LabResult], None] | None) -> None:
+    def _take(self, event: dict, timeout_s: float | None, on_started: OnStarted | None) -> None:
         result, kind = self.result, event["event"]
         if kind == "note":
             result.notes.append(event["text"])

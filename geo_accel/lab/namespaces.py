@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
@@ -40,12 +40,15 @@ def unshare_command() -> list[str]:
     ways = [["--user", "--map-root-user"]]
     if os.geteuid() == 0:
         ways.insert(0, [])
+    assert unshare is not None  # just found
+    said: list[str] = []
     for way in ways:
         command = [unshare, *way, *namespaces]
         trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=_TRIAL_TIMEOUT_S)
         if trial.returncode == 0:
             return command
-    raise LabUnavailable(_why_refused(trial.stderr.strip().splitlines()))
+        said = trial.stderr.strip().splitlines()
+    raise LabUnavailable(_why_refused(said))
 
 
 def why_unavailable() -> str | None:
@@ -91,7 +94,7 @@ def new_network_namespace() -> int:
 
 
 @contextlib.contextmanager
-def inside(namespace_fd: int) -> Iterator[None]:
+def inside(namespace_fd: int) -> Generator[None]:
     """Runs the block, and processes started in it, in a network namespace. For single-threaded programs."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -130,7 +130,7 @@ def receive(link: socket.socket, warm_up_s: float, measure_s: float, *, give_cre
     # Reset, not closed: what the sender still holds need not cross a slow link first.
     link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     link.close()
-    return 8 * total / (last - first) if last > first else 0.0
+    return 8 * total / (last - first) if first is not None and last > first else 0.0
 
 
 if __name__ == "__main__":

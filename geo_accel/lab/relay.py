@@ -22,7 +22,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 SOL_PACKET = 263
 PACKET_RX_RING = 5
@@ -114,7 +114,11 @@ def open_sender(interface: str) -> socket.socket:
 
 
 def carry(
-    receiver: socket.socket, ring: mmap.mmap, senders: dict[int, Iterator[socket.socket]], delay_ns: int, loss: float
+    receiver: socket.socket,
+    ring: mmap.mmap,
+    senders: Mapping[int, Iterator[socket.socket]],
+    delay_ns: int,
+    loss: float,
 ) -> None:
     """Passes frames on, in order, each `delay_ns` after its arrival; runs until Stopped is raised."""
     poller = select.poll()

@@ -23,6 +23,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from geo_accel.lab.namespaces import LabUnavailable, inside, new_network_namespace, tool_path
+from geo_accel.lab.pipes import pipe
 from geo_accel.lab.sites import WAN_INTERFACE, Site
 
 QUEUE_S = 0.1
@@ -109,7 +110,7 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
     Raises LabUnavailable, with the words of the tool that refused, where the kernel lacks something.
     """
     states = list(zip(sites, *later, strict=True))
-    rate = attrgetter("bandwidth_mbps")
+    rate = attrgetter("uplink_mbps")
     fastest, slowest = [max(one, key=rate) for one in states], [min(one, key=rate) for one in states]
     namespaces = [new_network_namespace() for _ in sites]
     _silence_ipv6()
@@ -123,6 +124,7 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
     for site in sites:
         if site.downlink_mbps is not None:
             _run(rate_command(f"port{site.index}", site.downlink_mbps))
+    congestion_control = ""
     for site, namespace in zip(sites, namespaces, strict=True):
         _run(
             ["ip", "link", "set", f"{WAN_INTERFACE}s{site.index}", "netns", f"/proc/self/fd/{namespace}"],
@@ -151,13 +153,13 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
 def queue_commands(site: Site, *, netem: bool, action: str = "add") -> list[list[str]]:
     """The tc commands that shape a site's egress, to be run inside it; `action` is add, or later change."""
     if not netem:
-        return [rate_command(WAN_INTERFACE, site.bandwidth_mbps, action=action)]
-    packets = int(site.bandwidth_mbps * 1e6 / 8 * site.latency_ms / 1000 / 500) + 10_000
+        return [rate_command(WAN_INTERFACE, site.uplink_mbps, action=action)]
+    packets = int(site.uplink_mbps * 1e6 / 8 * site.latency_ms / 1000 / 500) + 10_000
     delay = ["netem", "delay", f"{site.latency_ms:g}ms", "loss", f"{site.loss_percent:g}%", "limit", str(packets)]
     place = ("parent", "1:1", "handle", "2:")
     return [
         ["tc", "qdisc", action, "dev", WAN_INTERFACE, "root", "handle", "1:", *delay],
-        rate_command(WAN_INTERFACE, site.bandwidth_mbps, place=place, action=action),
+        rate_command(WAN_INTERFACE, site.uplink_mbps, place=place, action=action),
     ]
 
 
@@ -190,7 +192,7 @@ def mac_address(site: Site) -> str:
 
 def _limit_packets(site: Site, *, changing: bool) -> None:
     """How large the packets are that TCP hands over, for a site at its lowest rate."""
-    burst = burst_bytes(site.bandwidth_mbps)
+    burst = burst_bytes(site.uplink_mbps)
     if burst >= _SMALLEST_LARGE_PACKET_BYTES:
         # Packets that need no splitting by tbf save the machine most of its work at such rates.
         _ip(f"link set {WAN_INTERFACE} gso_max_size {burst * 7 // 10}")
@@ -209,7 +211,7 @@ def _silence_ipv6() -> None:
 
 def _tune_tcp(sites: Sequence[Site]) -> str:
     """Gives a site the windows that a host on such a WAN would have; returns its congestion control."""
-    fastest = max(site.bandwidth_mbps for site in sites) * 1e6 / 8
+    fastest = max(site.uplink_mbps for site in sites) * 1e6 / 8
     longest_s = 2 * max(site.latency_ms for site in sites) / 1000 + QUEUE_S
     folder = Path("/proc/sys/net/ipv4")
     settings = {}
@@ -237,7 +239,7 @@ def _compute_checksums_in_software() -> None:
 
 
 def _start_relay(site: Site, sites: Sequence[Site]) -> subprocess.Popen:
-    in_flight = site.bandwidth_mbps * 1e6 / 8 * site.latency_ms / 1000 / _FRAME_BYTES
+    in_flight = site.uplink_mbps * 1e6 / 8 * site.latency_ms / 1000 / _FRAME_BYTES
     others = [other for other in sites if other is not site]
     task = {
         "listen": f"port{site.index}",
@@ -255,7 +257,7 @@ def _start_relay(site: Site, sites: Sequence[Site]) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         text=True,
     )
-    if relay.stdout.readline().strip() != "ready":
+    if pipe(relay.stdout).readline().strip() != "ready":
         raise LabUnavailable(f"the relay that delays {site.name} could not start; its message is above")
     return relay
 

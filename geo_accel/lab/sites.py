@@ -42,6 +42,12 @@ class Site:
     downlink_mbps: float | None = None
     """What the site may receive, in 10**6 bits per second; None: as much as the others send."""
 
+    @property
+    def uplink_mbps(self) -> float:
+        """`bandwidth_mbps` of a site that is shaped."""
+        assert self.bandwidth_mbps is not None
+        return self.bandwidth_mbps
+
 
 def make_sites(
     count: int,

@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from geo_accel.lab import verify
 from geo_accel.lab.changes import RateChange
@@ -67,29 +68,30 @@ class Supervisor:
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        before = self.settled_byte_counts() if self.wiring else None
+        wiring = self.wiring
+        before = self.settled_byte_counts(wiring) if wiring else []
         self.begin = time.monotonic()
         self.start_sites()
         self.tell("started")
         self.supervise(wake_read)
         duration = time.monotonic() - self.begin
         counts = None
-        if self.wiring:
-            after = self.wiring.byte_counts()
+        if wiring:
+            after = wiring.byte_counts()
             counts = [(a[0] - b[0], a[1] - b[1]) for a, b in zip(after, before, strict=True)]
             # From here on dying relays are no news.
-            dropped = self.wiring.take_down()
+            dropped = wiring.take_down()
             if dropped:
                 self.tell("note", text=f"the relay lost {dropped} packets because it could not keep up")
         self.tell("finished", duration_s=duration, byte_counts=counts)
 
-    def settled_byte_counts(self) -> list[tuple[int, int]]:
+    def settled_byte_counts(self, wiring: Wiring) -> list[tuple[int, int]]:
         """The counters, once what the probe left in the queues has drained."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        counts, earlier = self.wiring.byte_counts(), None
+        counts, earlier = wiring.byte_counts(), None
         while counts != earlier and time.monotonic() < deadline:
             time.sleep(SETTLE_STEP_S + 2 * max(site.latency_ms for site in self.sites) / 1000)
-            counts, earlier = self.wiring.byte_counts(), counts
+            counts, earlier = wiring.byte_counts(), counts
         return counts
 
     def prepare_files(self) -> None:
@@ -112,27 +114,28 @@ class Supervisor:
         carriers, fault = carriers_for(self.sites), "no carrier"
         for carrier in carriers:
             last = carrier == carriers[-1]
-            self.wiring = wire(self.sites, carrier, self.later)
+            wiring = self.wiring = wire(self.sites, carrier, self.later)
             if not self.task["verify"]:
-                self.tell_probe(None, None)
+                self.tell_probe(wiring, None, None)
                 return
-            # A machine that is busy for a moment deserves another look.
-            for _ in range(PROBE_ATTEMPTS):
+            attempts = 0
+            while True:
+                attempts += 1
                 seen = verify.measure(self.sites, self.start_probe)
                 fault = verify.find_fault(self.sites, seen, carrier)
-                if fault is None:
+                # A machine that is busy for a moment deserves another look.
+                if fault is None or attempts == PROBE_ATTEMPTS:
                     break
             if fault is None or last:
-                self.tell_probe(seen.mbps, seen.rtt_ms)
+                self.tell_probe(wiring, seen.mbps, seen.rtt_ms)
                 for note in seen.notes:
                     self.tell("note", text=note)
             if fault is None:
                 return
-            self.wiring.take_down()
+            wiring.take_down()
         raise ValueError(f"the emulated network is not as wanted: {fault}")
 
-    def tell_probe(self, mbps: list | None, rtt_ms: list | None) -> None:
-        wiring = self.wiring
+    def tell_probe(self, wiring: Wiring, mbps: list | None, rtt_ms: list | None) -> None:
         carriers = {"carrier": wiring.carrier, "congestion_control": wiring.congestion_control}
         self.tell("probe", mbps=mbps, rtt_ms=rtt_ms, **carriers)
 
@@ -157,7 +160,9 @@ class Supervisor:
             # Exits are read by waitpid for all children, so that orphans of the sites are reaped too.
             process.returncode = 0
 
-    def start(self, site: Site, command: Sequence[str], environment: dict, **how: object) -> subprocess.Popen:
+    def start(
+        self, site: Site, command: Sequence[str], environment: Mapping[str, str], **how: Any
+    ) -> subprocess.Popen:
         netns = self.wiring.namespaces[site.index] if self.wiring else None
         place = {"netns": netns, "hostname": site.name, "cwd": self.task["cwd"]}
         script = str(Path(__file__).with_name("enter.py"))
@@ -211,6 +216,7 @@ class Supervisor:
 
     def change_rates(self, index: int) -> None:
         change = self.changes[index]
+        assert self.wiring is not None  # without shaping no change is taken
         try:
             self.wiring.change_rates(self.later[index])
         except LabUnavailable as reason:

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from geo_accel.lab.pipes import pipe
 from geo_accel.lab.shaping import QUEUE_S
 from geo_accel.lab.sites import WAN_INTERFACE, Site
 
@@ -70,7 +72,8 @@ def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subpro
         answers = [_Answers(site, probe) for site, probe in zip(sites, probes, strict=True)]
         visible = [one.next("counters_visible", timeout_s) for one in answers]
         unknown = [one.next("unknown_names", timeout_s) for one in answers]
-        rtts, rates = [None] * len(sites), [None] * len(sites)
+        rtts: list[float | None] = [None] * len(sites)
+        rates: list[float | None] = [None] * len(sites)
         if len(sites) > 1:
             rtts = [one.next("rtt_ms", timeout_s) for one in answers]
             for phase in phases:
@@ -111,7 +114,7 @@ def find_fault(sites: Sequence[Site], seen: Measurement, carrier: str) -> str | 
     """None if every link is as wanted; else one line with the first that is not."""
     for site in sites:
         rate, rtt = seen.mbps[site.index], seen.rtt_ms[site.index]
-        if rate is None:
+        if rate is None or rtt is None:
             continue
         after = sites[(site.index + 1) % len(sites)]
         wanted = link_mbps(site, after)
@@ -149,14 +152,15 @@ class _Answers:
     """The lines that one probe prints, each a JSON object with one key."""
 
     def __init__(self, site: Site, probe: subprocess.Popen) -> None:
-        self.site, self.probe, self.text = site, probe, b""
+        self.site, self.text = site, b""
+        self.said, self.told = pipe(probe.stdout), pipe(probe.stdin)
 
-    def next(self, key: str, timeout_s: float) -> object:
+    def next(self, key: str, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self.text:
             left = deadline - time.monotonic()
-            ready = left > 0 and select.select([self.probe.stdout], [], [], left)[0]
-            piece = os.read(self.probe.stdout.fileno(), 4096) if ready else b""
+            ready = left > 0 and select.select([self.said], [], [], left)[0]
+            piece = os.read(self.said.fileno(), 4096) if ready else b""
             if not piece:
                 raise TimeoutError(f"the probe in {self.site.name} did not answer ({key})")
             self.text += piece
@@ -165,15 +169,15 @@ class _Answers:
 
     def go_on(self) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self.probe.stdin.write(b"\n")
-            self.probe.stdin.flush()
+            self.told.write(b"\n")
+            self.told.flush()
 
 
 def _end(probes: Sequence[subprocess.Popen]) -> None:
     for probe in probes:
         with contextlib.suppress(BrokenPipeError):
-            probe.stdin.close()
-        probe.stdout.close()
+            pipe(probe.stdin).close()
+        pipe(probe.stdout).close()
         try:
             probe.wait(timeout=2)
         except subprocess.TimeoutExpired:
