@@ -1,4 +1,4 @@
-# make test: lint and every test.  make demo: the comparison on two emulated sites.
+# make test: format, lint, types and every test.  make demo: the comparison on two emulated sites.
 # Both set up .venv themselves. `make PYTHON=python3.12 test` chooses the interpreter that .venv is made from.
 PYTHON ?= python3
 EXTRAS := test,recipes,report,peft,deepspeed,trl,quality
@@ -14,10 +14,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 help:
 	@echo "make demo       compare no communication, DDP, LocalSGD and geo_accel on two emulated sites"
 	@echo "                (12 minutes at most on 2 cores; DEMO_QUICK=1 make demo: 4 minutes)"
-	@echo "make test       lint, then every test"
-	@echo "make test-fast  lint, then the tests that are neither slow nor need the lab"
+	@echo "make test       quality, then every test"
+	@echo "make test-fast  quality, then the tests that are neither slow nor need the lab"
 	@echo "make wheel      build the wheel, install it in an empty environment and run the command from there"
-	@echo "make quality    check format and lint"
+	@echo "make quality    check format, lint and types"
 	@echo "make style      apply format and lint fixes"
 	@echo "make docs       write docs/configuration.md from the settings"
 	@echo "make findings   whether what surprised us in other libraries is still so (downloads them; a minute each)"
@@ -55,6 +55,7 @@ wheel: $(STAMP)
 quality: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 style: $(STAMP)
 	$(BIN)/ruff format .
