@@ -26,7 +26,7 @@ class RateChange:
     def moment(self) -> str:
         """In words, when the change is to happen."""
         when = self.after_s if self.after_text is None else self.after_text
-        assert when is not None
+        assert when is not None  # one of the two says it
         return _moment(when)
 
     @property

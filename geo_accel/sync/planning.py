@@ -86,6 +86,7 @@ class Planning:
         self.start_to_plan_s: float | None = None
         """Seconds from the first boundary to the plan, the steps between included; None before."""
         self._began = 0.0
+        """When the first boundary came."""
         self._config = config
         self._control = control
         self._transport = transport
