@@ -66,26 +66,26 @@ class Quantised:
         place of a value that is not finite, before which it ends; None where all are.
         """
         scales, codes = self._arrays(out)
-        ours = values.numpy()
-        theirs = _NOTHING if base is None else base.numpy()
-        whole, first = len(ours) // BLOCK, at // BLOCK
+        now = values.numpy()
+        before = _NOTHING if base is None else base.numpy()
+        whole, first = len(now) // BLOCK, at // BLOCK
         bad = kernels.encode(
-            ours[: whole * BLOCK],
-            theirs[: whole * BLOCK],
+            now[: whole * BLOCK],
+            before[: whole * BLOCK],
             scales[first : first + whole],
             codes[first * self._width : (first + whole) * self._width],
             self.bits,
         )
-        if bad < 0 and whole * BLOCK < len(ours):
+        if bad < 0 and whole * BLOCK < len(now):
             rest = np.zeros(BLOCK, np.float32)
-            rest[: len(ours) % BLOCK] = ours[whole * BLOCK :]
-            rest[: len(theirs) % BLOCK] -= theirs[whole * BLOCK :]
+            rest[: len(now) % BLOCK] = now[whole * BLOCK :]
+            rest[: len(before) % BLOCK] -= before[whole * BLOCK :]
             bad = kernels.encode(rest, _NOTHING, scales[-1:], codes[-self._width :], self.bits)
             bad = whole if bad == 0 else -1
         if bad < 0:
             return None
         part = slice(bad * BLOCK, (bad + 1) * BLOCK)
-        change = ours[part] - theirs[part] if len(theirs) else ours[part]
+        change = now[part] - before[part] if len(before) else now[part]
         return bad * BLOCK + int(np.isfinite(change).argmin())
 
     def decode(self, payload: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
