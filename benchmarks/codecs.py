@@ -7,7 +7,7 @@ do, on one thread, and copies them on the same core. Codecs take turns: a machin
 
 import argparse
 import sys
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -57,46 +57,31 @@ def measure(rounds: int, chunks: int) -> list[dict]:
     """Every codec's figures."""
     numel = chunks * CHUNK
     values = torch.randn(numel, generator=torch.Generator().manual_seed(0))
-    other, heard = torch.zeros(numel), torch.zeros(CHUNK)
+    copy, heard = torch.zeros(numel), torch.zeros(CHUNK)
     payloads = {case: torch.zeros(chunks, get_codec(*case).encoded_bytes(CHUNK), dtype=torch.uint8) for case in CASES}
-    copied: list[float] = []
-    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in CASES}
+    seconds: dict[tuple[str, int], list[tuple[float, float, float]]] = {case: [] for case in CASES}
     for turn in track(range(rounds + 1), "encoding and decoding", transient=True):
-        copied.append(_seconds(lambda: other.copy_(values)))
         for case, payload in payloads.items():
             # A new seed in every round, as in training, so that drawing the places counts.
-            codec = get_codec(*case, seed=turn)
-
-            def encode(codec=codec, payload=payload) -> None:
-                for part, out in zip(values.split(CHUNK), payload, strict=True):
-                    codec.encode(part, out)
-
-            def decode(codec=codec, payload=payload) -> None:
-                for one in payload:
-                    codec.decode(one, heard)
-
-            seconds[case].append((_seconds(encode), _seconds(decode)))
-    # The first round pays for memory that nobody has touched yet.
+            codec, times = get_codec(*case, seed=turn), [perf_counter()]
+            for part, out in zip(values.split(CHUNK), payload, strict=True):
+                codec.encode(part, out)
+            times.append(perf_counter())
+            for one in payload:
+                codec.decode(one, heard)
+            times.append(perf_counter())
+            copy.copy_(values)
+            times.append(perf_counter())
+            seconds[case].append(tuple(b - a for a, b in pairwise(times)))
     rows = []
     for (name, kept), payload in payloads.items():
-        encode, decode = (4e-9 * numel / median(taken) for taken in zip(*seconds[name, kept][1:], strict=True))
-        rows.append(
-            {
-                "name": f"{name}, {kept} of {SPARSE_CHUNK}" if kept else name,
-                "bits": 8 * payload.numel() / numel,
-                # Nothing is encoded where the payload is the values themselves.
-                "encode_gb_s": None if get_codec(name, kept).lossless else encode,
-                "decode_gb_s": decode,
-                "copy_gb_s": 4e-9 * numel / median(copied[1:]),
-            }
-        )
+        # The first round pays for memory that nobody has touched yet.
+        speeds = [4e-9 * numel / median(taken) for taken in zip(*seconds[name, kept][1:], strict=True)]
+        row = {"name": f"{name}, {kept} of {SPARSE_CHUNK}" if kept else name, "bits": 8 * payload.numel() / numel}
+        rows.append(row | dict(zip(("encode_gb_s", "decode_gb_s", "copy_gb_s"), speeds, strict=True)))
+        if get_codec(name, kept).lossless:  # nothing is encoded where the payload is the values themselves
+            rows[-1]["encode_gb_s"] = None
     return rows
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = perf_counter()
-    call()
-    return perf_counter() - begin
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.kit.environment import steady
 from benchmarks.kit.report import Table, report
+from benchmarks.kit.runner import steady
 from benchmarks.kit.study import RESULTS
 from geo_accel.lab import run_sites
 from tests.workers import pace_worker
@@ -53,21 +53,14 @@ def main() -> int:
         # A file, not a module: the lab is always this checkout's, geo_accel the one on the path.
         command = [sys.executable, pace_worker.__file__, "--steps", str(options.steps), "--step-s", str(STEP_S)]
         command += ["--values", str(VALUES), "--out", str(folder), "--config", options.config]
-        result = run_sites(
-            command,
-            bandwidth_mbps=MBPS,
-            latency_ms=latency_ms,
-            loss_percent=loss_percent,
-            env=steady(PYTHONPATH=str(options.package.resolve())),
-            timeout_s=LIMIT_S,
-        )
+        link = {"bandwidth_mbps": MBPS, "latency_ms": latency_ms, "loss_percent": loss_percent}
+        environ = steady(PYTHONPATH=str(options.package.resolve()))
+        result = run_sites(command, env=environ, timeout_s=LIMIT_S, **link)
         if result.exit_code or result.stopped_by:
             print(result.sites[0].output[-3000:], file=sys.stderr)
             return 1
-        found = summary(json.loads((folder / "rank-0.json").read_text()))
-        rows.append({"latency_ms": latency_ms, "loss_percent": loss_percent, **found})
-    title = f"{MBPS} Mbit/s, steps of {STEP_S} s, {VALUES / 1e6:g} M values"
-    table = Table(title, COLUMNS, rows)
+        rows.append(link | summary(json.loads((folder / "rank-0.json").read_text())))
+    table = Table(f"{MBPS} Mbit/s, steps of {STEP_S} s, {VALUES / 1e6:g} M values", COLUMNS, rows)
     report(RESULTS / "long_lines", rows, [table], Console(width=180))
     return 0
 

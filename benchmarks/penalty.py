@@ -4,37 +4,13 @@
 Made by `python -m benchmarks.loss --penalty FILE`.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
-from pathlib import Path
 from statistics import fmean
-
-from benchmarks.kit.environment import provenance
-from benchmarks.kit.job import SMALL
-from benchmarks.kit.store import write_json
 
 VERSION = 2
 _PERIOD = 8
 """At which codecs and delays are compared."""
 _MEAN = (1.0, 0.0)
-
-
-def write_penalties(file: Path, rows: Mapping[str, Sequence[Mapping]]) -> int:
-    """Writes the table into `file`, and says so; returns the exit code: 1 without results to make it from."""
-    place = {
-        "setting": asdict(SMALL),
-        "devices": sorted({one for row in chain(*rows.values()) for one in row["devices"]}),
-    }
-    try:
-        table = penalty_table(rows, provenance() | place)
-    except ValueError as error:
-        print(f"loss: {error}", file=sys.stderr)
-        return 1
-    write_json(file, table, indent=1)
-    print(f"{file} written: {len(table['base'])} pairs of period and outer step")
-    return 0
 
 
 def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str, object]) -> dict:
@@ -43,14 +19,10 @@ def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str
     "base" is fine-tuning over two sites that share their text, int8 and a delay of one step. "codec" and "delay" are
     what is added beside int8 and a delay of one step at a period of 8, never less than 0: less is noise. Only measured
     values are in it. "large" is what the outer steps cost beside the plain mean with another model. Raises ValueError
-    without results to make it from. `rows` are those of `benchmarks.loss`, by part; a row's "kind" is period, codec,
-    delay, outer step and ratio.
+    without results to make it from. `rows` are those of `benchmarks.loss`, by part.
     """
-    unique = {row["name"]: row for part in ("finetune", "codecs") for row in rows.get(part, ())}
-    own = {row["kind"]: row for row in unique.values() if row["gap"] is not None and row["kind"][2]}
-    base = {
-        (period, outer): row for (period, codec, delay, outer, _), row in own.items() if (codec, delay) == ("int8", 1)
-    }
+    own = {row["kind"]: row for part in ("finetune", "codecs") for row in _of_geo(rows.get(part, ()))}
+    base = {(kind.period, kind.outer): row for kind, row in own.items() if kind[1:3] == ("int8", 1)}
     if (_PERIOD, _MEAN) not in base:
         raise ValueError(
             f"no result of geo_accel with int8 and H={_PERIOD} for fine-tuning over two sites: run "
@@ -62,21 +34,21 @@ def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str
         # Seed by seed: what a seed's examples do to all methods is no difference between two.
         return max(0.0, fmean(row["gaps"][seed] - zero[seed] for seed in row["gaps"].keys() & zero.keys()))
 
-    beside = {kind[1:]: extra(row) for kind, row in own.items() if (kind[0], kind[3]) == (_PERIOD, _MEAN)}
-    dense = {codec: value for (codec, delay, _, ratio), value in beside.items() if delay == 1 and ratio is None}
-    topk = [[ratio, value] for (codec, delay, _, ratio), value in beside.items() if (codec, delay) == ("topk", 1)]
-    delays = [[delay / _PERIOD, value] for (codec, delay, _, _), value in beside.items() if codec == "int8"]
-    large = {(row["kind"][0], row["kind"][3]): row for row in rows.get("large", ()) if row["loss"] and row["kind"][2]}
+    beside = {kind: extra(row) for kind, row in own.items() if (kind.period, kind.outer) == (_PERIOD, _MEAN)}
+    soon = {kind: value for kind, value in beside.items() if kind.delay == 1}
+    dense = {kind.codec: value for kind, value in soon.items() if kind.ratio is None}
+    topk = [[kind.ratio, value] for kind, value in soon.items() if kind.codec == "topk"]
+    delays = [[kind.delay / _PERIOD, value] for kind, value in beside.items() if kind.codec == "int8"]
+    large = {(row["kind"].period, row["kind"].outer): row for row in _of_geo(rows.get("large", ()))}
     return {
         "version": VERSION,
         "provenance": dict(provenance),
         "base": [
-            _entry(key) | {"penalty": row["gap"], "spread": row["gap_spread"], "seeds": len(row["gaps"])}
+            _entry(key, row) | {"penalty": row["gap"], "spread": row["gap_spread"]}
             for key, row in sorted(base.items())
         ],
         "large": [
-            _entry((period, outer))
-            | {"beside_mean": row["loss"] / large[period, _MEAN]["loss"] - 1, "seeds": len(row["gaps"])}
+            _entry((period, outer), row) | {"beside_mean": row["loss"] / large[period, _MEAN]["loss"] - 1}
             for (period, outer), row in sorted(large.items())
             if outer != _MEAN and (period, _MEAN) in large
         ],
@@ -85,6 +57,11 @@ def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str
     }
 
 
-def _entry(key: tuple[int, tuple[float, float]]) -> dict:
+def _of_geo(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Those with a loss and DDP's beside it."""
+    return [row for row in rows if row["gap"] is not None and row["kind"].delay]
+
+
+def _entry(key: tuple[int, tuple[float, float]], row: Mapping) -> dict:
     period, (lr, momentum) = key
-    return {"sites": 2, "period": period, "outer": {"lr": lr, "momentum": momentum}}
+    return {"sites": 2, "period": period, "outer": {"lr": lr, "momentum": momentum}, "seeds": len(row["gaps"])}

@@ -2,9 +2,9 @@
 """Does the time model tell the truth? Predicted against measured step times: `python -m benchmarks.prediction`.
 
 Trains the demo's GPT-2 (8.4 M parameters) on two emulated sites for every bandwidth, mode and period. Each run
-measures its own profile first, as users' runs do, and the plan made from it is timed over whole periods. Then the same
-steps are timed without geo_accel: the machine's speed drifts, and what a step computes is the mean of before and
-after. Every run is made twice, in opposite orders. Writes runs/prediction/table.md and results.json.
+measures its own profile first, as users' runs do. Then steps without communication and a period of the plan made from
+it take turns: the machine's speed drifts, and the model is asked about the computing that the measured steps did.
+Writes runs/prediction/table.md and results.json.
 """
 
 import json
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 
+from benchmarks.kit.figures import turn_figures
 from benchmarks.kit.job import DEMO, Job
 from benchmarks.kit.report import Goal, Table, goals_table
 from benchmarks.kit.store import Store
@@ -35,57 +35,30 @@ COLUMNS = {
     "measured s": "{measured_s:.3f}",
     "error": "{error:+.1%}",
 }
-# It measures and plans in ten; one period until what is in flight is what always is; then eight, or a period.
-_PLANNING, _TIMED, _QUIET = 12, 8, 8
-_BF16 = {"codec": "bf16"}
+# With a bare twin: in mode "backward" rounds start from hooks in the model.
+_JOB = Job(setting=DEMO, method="turns", data="random", rate=5e-4, turns=6, shared=False)
 
 
 def jobs(bandwidths: Sequence[float], periods: Sequence[int]) -> list[Job]:
-    cases = [(schedule, period) for period in periods for schedule in SCHEDULES]
-    job = Job(setting=DEMO, method="geo", data="random", rate=5e-4, quiet=_QUIET, series="cases")
-    return [
-        replace(
-            job,
-            mbps=(mbps,),
-            number=number,
-            steps=_PLANNING + period + max(period, _TIMED),
-            config={
-                "sync": {"mode": SCHEDULES[schedule], "schedule": schedule, "period": period},
-                "compression": _BF16,
-            },
-        )
-        for mbps in bandwidths
-        for number, order in enumerate((cases, cases[::-1]))
-        for schedule, period in order
-    ]
-
-
-def compare(result: Mapping) -> tuple[float, float, float]:
-    """Seconds per step of one run: computing alone, predicted, and measured on the slowest site."""
-    sites = result["recordings"]
-    seen = sites[0]["geo"]
-    plan = Plan.from_json(json.dumps(seen["plan"]))
-    profile = Profile.from_json(json.dumps(seen["profile"]))
-    compute_s = fmean([profile.compute_s, max(median(site["quiet_s"]) for site in sites)])
-    predicted = timeline(plan, profile.with_step(compute_s), len(sites)).step_s
-    first = seen["adopted"] + plan.period
-    periods = [[b - a for a, b in pairwise(site["boundaries"][first :: plan.period])] for site in sites]
-    return compute_s, predicted, max(median(some) / plan.period for some in periods)
+    cases = [(mode, schedule, period) for period in periods for schedule, mode in SCHEDULES.items()]
+    syncs = [dict(zip(("mode", "schedule", "period"), case, strict=True)) for case in cases]
+    configs = [{"sync": sync, "compression": {"codec": "bf16"}} for sync in syncs]
+    return [replace(_JOB, mbps=(mbps,), config=config) for mbps in bandwidths for config in configs]
 
 
 def rows(wanted: Sequence[Job], results: Store) -> list[dict]:
-    """One row per case: what `compare` says, the mean of both runs, and the relative error."""
-    runs: dict[tuple[float, str, int], list[tuple[float, float, float]]] = {}
+    """One row per case that was run: seconds per step computing alone, predicted and measured, and the relative
+    error."""
+    made = []
     for job in wanted:
         if result := results.find(job):
-            sync = job.config["sync"]
-            runs.setdefault((*job.mbps, sync["schedule"], sync["period"]), []).append(compare(result))
-    made = []
-    for (mbps, schedule, period), found in runs.items():
-        compute_s, predicted, measured = map(fmean, zip(*found, strict=True))
-        row = {"mbps": mbps, "schedule": schedule, "mode": SCHEDULES[schedule], "period": period}
-        row |= {"compute_s": compute_s, "predicted_s": predicted, "measured_s": measured}
-        made.append(row | {"error": predicted / measured - 1})
+            sites = result["recordings"]
+            figures, seen = turn_figures(sites), sites[0]["geo"]
+            compute_s, measured = figures["none"]["step_s"], figures["geo"]["step_s"]
+            profile = Profile.from_json(json.dumps(seen["profile"])).with_step(compute_s)
+            predicted = timeline(Plan.from_json(json.dumps(seen["plan"])), profile, len(sites)).step_s
+            row = {"mbps": job.mbps[0], **job.config["sync"], "compute_s": compute_s, "predicted_s": predicted}
+            made.append(row | {"measured_s": measured, "error": predicted / measured - 1})
     return made
 
 

@@ -70,14 +70,12 @@ def main() -> int:
     moved = (other / "tests/workers/train_worker.py").exists()  # it once was part of the package
     theirs = "tests.workers.train_worker" if moved else "geo_accel.testing.train_worker"
     checkouts = {"here": (here, "tests.workers.train_worker"), "other": (other, theirs)}
-    table = Table("run", *checkouts, "")
-    same = True
+    table, verdicts = Table("run", *checkouts, ""), set()
     with tempfile.TemporaryDirectory() as folder:
         json_file = Path(folder, "zero.json")
         json_file.write_text(json.dumps(ZERO))
         for name, (sites, arguments) in RUNS.items():
-            if not arguments:
-                arguments = ["--deepspeed", str(json_file), "--batch", "2"]
+            arguments = arguments or ["--deepspeed", str(json_file), "--batch", "2"]
             hashes = []
             for which, (checkout, worker) in checkouts.items():
                 out = Path(folder, which, name.replace(" ", "-"))
@@ -88,11 +86,11 @@ def main() -> int:
                         print(f"{name}, {which}, rank {rank}:\n{finished.output[-3000:]}", file=sys.stderr)
                         return 1
                 hashes.append(digest(out))
-            same = same and hashes[0] == hashes[1]
-            print(f"{name}: {'same' if hashes[0] == hashes[1] else 'DIFFERENT'}", flush=True)
-            table.add_row(name, *(one[:16] for one in hashes), "same" if hashes[0] == hashes[1] else "DIFFERENT")
+            verdicts.add(verdict := "same" if hashes[0] == hashes[1] else "DIFFERENT")
+            print(f"{name}: {verdict}", flush=True)
+            table.add_row(name, *(one[:16] for one in hashes), verdict)
     Console().print(table)
-    return 0 if same else 1
+    return 0 if verdicts == {"same"} else 1
 
 
 def only(checkout: Path) -> dict[str, str]:
@@ -106,12 +104,9 @@ def only(checkout: Path) -> dict[str, str]:
 
 def digest(out: Path) -> str:
     """Of the final weights of all ranks."""
-    found = hashlib.sha256()
     files = sorted(out.glob("rank-*.safetensors"))
     assert files, f"{out}: no weights were written"
-    for file in files:
-        found.update(file.read_bytes())
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 if __name__ == "__main__":

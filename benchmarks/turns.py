@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from benchmarks.kit.figures import mean_step_s, turn_figures
-from benchmarks.kit.job import GPT2_SMALL, LARGE, Job, Turns
+from benchmarks.kit.figures import step_s, turn_figures
+from benchmarks.kit.job import GPT2_SMALL, LARGE, Job
 from benchmarks.kit.report import Table
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import arguments_of, run_study
@@ -36,48 +36,36 @@ COLUMNS = {
 }
 
 _BOTH = Job(setting=GPT2_SMALL, method="turns", data="random", rate=1e-4)
+_SHARED = replace(GPT2_SMALL, block=512, batch=8, precision="bf16")
+_ZERO = replace(_BOTH, setting=LARGE, rate=5e-4, zero=1)
 JOBS = {
-    "gpt2_small": [replace(_BOTH, mbps=(1000.0,), turns=Turns(count=3, others=("local_sgd", "ddp")))],
-    "accelerator": [
-        replace(
-            _BOTH,
-            place="gpu",
-            setting=replace(GPT2_SMALL, block=512, batch=8, precision="bf16"),
-            turns=Turns(count=5, least_steps=20),
-        )
-    ],
+    "gpt2_small": [replace(_BOTH, mbps=(1000.0,), turns=3, others=("local_sgd", "ddp"))],
+    "accelerator": [replace(_BOTH, place="gpu", setting=_SHARED, turns=5, least_steps=20)],
+    # An engine that keeps gradients in its site and one that does not can take no turns in one process.
     "zero": [
-        replace(_BOTH, setting=LARGE, rate=5e-4, zero=1, turns=Turns(count=12, least_steps=4)),
-        Job(setting=LARGE, method="ddp", data="random", rate=5e-4, zero=1, steps=14, warmup=4),
+        replace(_ZERO, turns=12, least_steps=4),
+        replace(_ZERO, method="ddp", steps=14, warmup=4),
     ],
 }
 
 
 def figures(jobs: Sequence[Job], results: Store) -> list[dict] | None:
-    """One row per method: seconds per step on the slowest site, and what is known of it besides.
-
-    Step times are medians over turns, efficiencies medians of the quotients turn by turn.
-    """
-    found = [result["recordings"] for job in jobs if (result := results.find(job))]
-    if len(found) < len(jobs):
+    """One row per method: seconds per step on the slowest site, and what is known of it besides; None unless all jobs
+    were run. Step times are medians over turns, efficiencies medians of the quotients turn by turn."""
+    if not all(results.find(job) for job in jobs):
         return None
-    names, plan = ZERO_NAMES if jobs[0].zero is not None else NAMES, found[0][0]["geo"]["plan"]
-    by_method = turn_figures(found[0])
-    by_method["geo"] |= {
-        "waited_ms": max(1e3 * site["waited_s"] for site in found[0]),
-        "plan": {key: plan[key] for key in ("period", "codec", "delay", "reason")},
-    }
-    for sites in found[1:]:  # what took no turns
-        seconds, sent = mean_step_s(sites, jobs[1].warmup), sites[0]["sent"]
-        share, steps = by_method["none"]["step_s"] / seconds, len(sent) - 1 - jobs[1].warmup
-        by_method["ddp"] = {"step_s": seconds, "efficiency": share, "sent": (sent[-1] - sent[-1 - steps]) / steps}
-    ddp_s = by_method["ddp"]["step_s"] if "ddp" in by_method else None
-    rows = [{"name": name, **by_method[method]} for method, name in names.items() if method in by_method]
-    for row, method in zip(rows, [one for one in names if one in by_method], strict=True):
-        row["over_ddp"] = ddp_s and ddp_s / row["step_s"]
-        row["sent_mb"] = row["sent"] / 1e6 if jobs[0].place == "lab" else None
-        row["peak_mib"] = max(site["peak"].get(method, 0) for site in found[0]) / 2**20 or None
-    return rows
+    sites, *alone = [results.find(job)["recordings"] for job in jobs]
+    found, names = turn_figures(sites), NAMES if jobs[0].zero is None else ZERO_NAMES
+    for ddp in alone:
+        sent, count, second = ddp[0]["sent"], jobs[1].steps - jobs[1].warmup, step_s(ddp, jobs[1].warmup)
+        found["ddp"] = {"step_s": second, "efficiency": found["none"]["step_s"] / second}
+        found["ddp"]["wan_bytes_per_step"] = (sent[-1] - sent[-1 - count]) / count
+    found["geo"] |= {"plan": sites[0]["geo"]["plan"], "waited_ms": 1e3 * found["geo"]["waited_s"]}
+    for one in found.values():
+        one["over_ddp"] = found["ddp"]["step_s"] / one["step_s"] if "ddp" in found else None
+        one["sent_mb"] = one["wan_bytes_per_step"] / 1e6 if jobs[0].place == "lab" else None
+        one["peak_mib"] = one.get("peak", 0) / 2**20 or None
+    return [{"name": name, **found[method]} for method, name in names.items() if method in found]
 
 
 def main(arguments: list[str] | None = None) -> int:

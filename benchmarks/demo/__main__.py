@@ -11,18 +11,16 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
 from benchmarks.demo.course import FULL, METHODS, QUICK, Demo, compare, summarise, targets
 from benchmarks.demo.report import draw
-from benchmarks.kit.environment import machine
-from benchmarks.kit.material import BLOCKS, MODEL, make_material, name_of
-from benchmarks.kit.report import Table, goals_table
+from benchmarks.kit.material import MODEL, make_material
+from benchmarks.kit.report import Table, goals_table, machine, provenance
 from benchmarks.kit.runner import RunFailed
 from benchmarks.kit.store import write_json
 from geo_accel.lab import why_unavailable
@@ -34,8 +32,8 @@ COLUMNS = {
     "efficiency": "{efficiency:.3f}",
     "WAN per step": "{sent_mb:.2f} MB",
     "evaluation loss": "{eval_loss:.3f}",
-    "speed / DDP": "{over_ddp:.2f} ×",
-    "/ LocalSGD": "{over_local_sgd:.2f} ×",
+    "speed / DDP": "{speedup_over_ddp:.2f} ×",
+    "/ LocalSGD": "{speedup_over_local_sgd:.2f} ×",
 }
 _PROMPT = "The class"
 # Above this load average other work takes part of the cores that the sites need.
@@ -71,74 +69,53 @@ def demonstrate(demo: Demo, results: Path, console: Console) -> dict:
     ValueError where the lab cannot give the network that is asked for.
     """
     began, place, job = time.monotonic(), machine(), demo.job
-    work = results / "work"
+    say = partial(console.print, highlight=False, markup=False)
+    work = results.resolve() / "work"
     for folder in (work, results / "model"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in ("summary.json", "table.md", "report.png"):
         (results / file).unlink(missing_ok=True)
     work.mkdir(parents=True)
-    work = work.resolve()
     make_material(job, work)
-    sizes = sizes_of(work / name_of(job))
-    link = f"{job.sites} sites at {job.mbps[0]:g} Mbit/s"
-    console.print(
-        f"GPT-2 of {sizes['parameters'] / 1e6:.1f} M parameters, {link}, {job.steps} steps of "
-        f"{job.setting.tokens_per_step(job.sites)} tokens per method",
-        highlight=False,
-    )
+    start, link = work / job.material / MODEL, f"{job.sites} sites at {job.mbps[0]:g} Mbit/s"
+    millions = AutoModelForCausalLM.from_pretrained(start).num_parameters() / 1e6
+    say(f"GPT-2 of {millions:.1f} M parameters, {link}, {job.steps} steps of {job.tokens_per_step} tokens per method")
     course = compare(demo, work, console, began)
     load = place["load_average"][0]
     if load > _QUIET_LOAD:
         course.notes.append(f"this machine was busy when the demo began (load {load:.1f}): its figures are disturbed")
     shutil.move(work / "model", results / "model")
-    AutoTokenizer.from_pretrained(work / name_of(job) / MODEL).save_pretrained(results / "model")
-    summary = summarise(demo, sizes, course, place, time.monotonic() - began)
+    AutoTokenizer.from_pretrained(start).save_pretrained(results / "model")
+    summary = summarise(demo, course) | provenance() | {"machine": place, "duration_s": time.monotonic() - began}
     write_json(results / "summary.json", summary, indent=1)
-    rows = [
-        {"name": name, **course.figures[method], "sent_mb": summary["wan_bytes_per_step"][method] / 1e6}
-        | {f"over_{one}": summary[f"speedup_over_{one}"][method] for one in ("ddp", "local_sgd")}
-        for method, name in METHODS.items()
-    ]
+    figures, plan = course.figures, course.plan
+    rows = [{"name": METHODS[method], **one} for method, one in figures.items()]
+    for row in rows:
+        row["sent_mb"] = row["wan_bytes_per_step"] / 1e6
     table = Table(link, COLUMNS, rows)
     (results / "table.md").write_text(table.markdown())
 
     console.print(table.rich(bold="geo_accel"))
-    plan = course.plan
-    console.print(
+    say(
         f"geo_accel's plan: period {plan['period']} (LocalSGD's too), {plan['schedule']}, {plan['codec']}, applied "
-        f"{plan['delay']} step(s) later; the exact average at the end took {summary['geo']['flush_s']:.1f} s",
-        highlight=False,
+        f"{plan['delay']} step(s) later; the exact average at the end took {summary['geo']['flush_s']:.1f} s"
     )
-    goals = targets(course.figures, summary["ddp_eval_loss_by_step"])
+    goals = targets(figures, summary["ddp_eval_loss_by_step"])
     console.print(goals_table("what the demo has to show", goals).rich())
     for note in course.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    text = generate(results / "model")
-    console.print(f"{results / 'model'} loads and goes on: {text!r}", highlight=False, markup=False)
-    draw(results / "report.png", job, sizes["parameters"], course, work / "trace")
-    console.print(
-        f"{results / 'summary.json'} and {results / 'report.png'} written after {time.monotonic() - began:.0f} s",
-        highlight=False,
-    )
+        say(f"note: {note}")
+    say(f"{results / 'model'} loads and goes on: {generate(results / 'model')!r}")
+    draw(results / "report.png", job, course, work / "trace")
+    written = f"{results / 'summary.json'} and {results / 'report.png'} written"
+    say(f"{written} after {time.monotonic() - began:.0f} s")
     return summary
-
-
-def sizes_of(material: Path) -> dict[str, int]:
-    """The model's parameters, and the blocks to train and to evaluate on."""
-    with safe_open(material / BLOCKS, "pt") as blocks:
-        counts = {split: blocks.get_slice(split).get_shape()[0] for split in ("train", "validation")}
-    parameters = AutoModelForCausalLM.from_pretrained(material / MODEL).num_parameters()
-    return {"parameters": parameters, "train_blocks": counts["train"], "eval_blocks": counts["validation"]}
 
 
 def generate(folder: Path) -> str:
     """Loads the trained model as anyone would and lets it write a few words."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     set_seed(0)
-    with torch.no_grad():
-        tokens = model.generate(**tokenizer(_PROMPT, return_tensors="pt"), max_new_tokens=16, do_sample=True, top_k=20)
-    return tokenizer.decode(tokens[0], skip_special_tokens=True)
+    writer = pipeline("text-generation", model=str(folder))
+    return writer(_PROMPT, max_new_tokens=16, do_sample=True, top_k=20)[0]["generated_text"]
 
 
 if __name__ == "__main__":

@@ -9,22 +9,21 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.kit.environment import now
-from benchmarks.kit.figures import mean_step_s, reach, turn_figures
-from benchmarks.kit.job import DEMO, Job, Turns
+from benchmarks.kit.figures import Sites, reach, step_s, turn_figures
+from benchmarks.kit.job import DEMO, Job
 from benchmarks.kit.report import Goal
 from benchmarks.kit.runner import run_batch
 from benchmarks.kit.store import Store
-from benchmarks.kit.study import make_materials
 
 METHODS = {"none": "no communication", "ddp": "DDP", "local_sgd": "LocalSGD", "geo": "geo_accel"}
 """Names for people, in the order of tables and figures."""
-TURNS = "turns"
+_RUNS = {method: METHODS[method] for method in ("geo", "none", "ddp", "local_sgd")} | {"turns": "all in turns"}
 LEAST_TURNS = 3
 # The lab measures its links before each run, and a run starts and ends, in seconds.
 _STARTING_S = 20.0
@@ -60,26 +59,32 @@ FULL = Demo()
 QUICK = Demo(job=replace(FULL.job, steps=24, warmup=10), turns=8, others_every=8, budget_s=240.0)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Course:
-    """All runs: results by method, and the one in turns as `TURNS`."""
+    """All runs: results by method, and the one in turns as "turns"."""
 
-    runs: dict[str, dict]
-    plan: dict
-    """geo_accel's first, which the turns keep."""
+    runs: dict[str, dict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What a reader of the figures should know, one line each."""
-    began_s: dict[str, float] = field(default_factory=dict)
-    """Seconds from the start of the demo to the start of each run."""
 
-    def sites(self, method: str) -> list[dict]:
+    def sites(self, method: str) -> Sites:
         return self.runs[method]["recordings"]
 
     @property
+    def plan(self) -> dict:
+        """geo_accel's first, which the turns keep."""
+        return self.sites("geo")[0]["geo"]["plan"]
+
+    @property
     def figures(self) -> dict[str, dict]:
-        """By method what `turn_figures` says, and the averaged model's held-out loss at the end of its own run."""
-        found = turn_figures(self.sites(TURNS))
-        return {method: found[method] | {"eval_loss": self.sites(method)[0]["loss"]} for method in METHODS}
+        """By method what `turn_figures` says, the held-out loss of the averaged model at the end of its own run, and
+        how many times faster than the others it is."""
+        found = turn_figures(self.sites("turns"))
+        for method, one in found.items():
+            one["eval_loss"] = self.sites(method)[0]["loss"]
+            for other in ("ddp", "local_sgd"):
+                one[f"speedup_over_{other}"] = one["efficiency"] / found[other]["efficiency"]
+        return {method: found[method] for method in METHODS}
 
 
 def compare(demo: Demo, folder: Path, console: Console, began: float) -> Course:
@@ -87,51 +92,41 @@ def compare(demo: Demo, folder: Path, console: Console, began: float) -> Course:
 
     Leaves geo_accel's trained model in `folder`/model and its traces in `folder`/trace. Raises as `run_batch` does.
     """
-    store, course = Store(folder), Course(runs={}, plan={})
-    make_materials([demo.job], store)
+    store, course = Store(folder), Course()
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn()
     # The workers need the machine: two updates a second cost next to nothing.
-    with Progress(
-        *columns, console=console, refresh_per_second=2, expand=True, disable=not console.is_terminal
-    ) as bars:
-        names = {method: METHODS[method] for method in ("geo", "none", "ddp", "local_sgd")} | {TURNS: "all in turns"}
-        tasks = {method: bars.add_task(name, start=False, total=demo.job.steps) for method, name in names.items()}
+    how = {"refresh_per_second": 2, "expand": True, "disable": not console.is_terminal}
+    with Progress(*columns, console=console, **how) as bars:
+        tasks = {method: bars.add_task(name, start=False, total=demo.job.steps) for method, name in _RUNS.items()}
 
-        def run(job: Job, **where: Path) -> list[dict]:
-            method, done = job.method, [0.0]
+        def run(job: Job, **where: Path) -> None:
+            method = job.method
             bars.start_task(tasks[method])
-
-            def on_step(steps: float) -> None:
-                done[0] += steps
-                bars.update(tasks[method], completed=round(done[0]), total=max(job.steps, round(done[0])))
-
-            course.began_s[method] = time.monotonic() - began
-            (result,) = run_batch([job], store, on_step, name=names[method], **where)
-            course.runs[method] = result
+            bars.update(tasks[method], total=job.steps or None)
+            follow = partial(bars.advance, tasks[method])
+            (result,) = run_batch([job], store, follow, name=_RUNS[method], **where)
             bars.stop_task(tasks[method])
-            sites, took = result["recordings"], f"in {result['duration_s']:.0f} s"
-            if method == TURNS:
-                console.print(f"{names[method]}: {len(sites[0]['turns'])} turns {took}", highlight=False)
+            course.runs[method], sites = result, result["recordings"]
+            if method == "turns":
+                what, each = f"{len(sites[0]['turns'])} turns", ""
             else:
-                each = f"{mean_step_s(sites, demo.job.warmup):.3f} s each"
-                console.print(f"{names[method]}: {len(sites[0]['losses'])} steps {took}, {each}", highlight=False)
-            return sites
+                what, each = f"{len(sites[0]['losses'])} steps", f", {step_s(sites, job.warmup):.3f} s each"
+            console.print(f"{_RUNS[method]}: {what} in {result['duration_s']:.0f} s{each}", highlight=False)
 
-        (geo, *_) = run(demo.job, trace=folder / "trace", save=folder / "model")
-        plan, steps = geo["geo"]["plan"], len(geo["losses"])
-        course.plan = plan
+        run(demo.job, trace=folder / "trace", save=folder / "model")
+        period, steps = course.plan["period"], len(course.sites("geo")[0]["losses"])
         other = replace(demo.job, steps=steps, windows=0)
         run(replace(other, method="none"))
         run(replace(other, method="ddp", checks=tuple(sorted({steps * tenths // 10 for tenths in range(5, 11)}))))
-        run(replace(other, method="local_sgd", period=plan["period"]))
-        seconds = {method: mean_step_s(course.sites(method), demo.job.warmup) for method in METHODS}
+        run(replace(other, method="local_sgd", period=period))
+        seconds = {method: step_s(course.sites(method), demo.job.warmup) for method in METHODS}
         left_s = demo.budget_s - _ENDING_S - (time.monotonic() - began)
-        count = demo.turns_that_fit(seconds, plan["period"], left_s)
+        count = demo.turns_that_fit(seconds, period, left_s)
         file = folder / "plan.json"
-        file.write_text(json.dumps(plan))
-        turns = Turns(count=count, others=("local_sgd", "ddp"), others_every=demo.others_every, shared=False)
+        file.write_text(json.dumps(course.plan))
+        others = {"others": ("local_sgd", "ddp"), "others_every": demo.others_every, "shared": False}
         config = {"sync": {"schedule": "manual", "plan": str(file)}}
-        run(replace(other, method=TURNS, steps=0, turns=turns, config=config))
+        run(replace(other, method="turns", steps=0, turns=count, config=config, **others))
     course.notes = sorted({note for one in course.runs.values() for note in one["notes"]})
     if count < demo.turns:
         course.notes.append(f"{demo.turns - count} of {demo.turns} turns were left out for lack of time")
@@ -153,36 +148,21 @@ def targets(figures: Mapping[str, Mapping], checks: Sequence[tuple[int, float]])
     ]
 
 
-def summarise(demo: Demo, sizes: Mapping[str, int], course: Course, place: Mapping, duration_s: float) -> dict:
-    """Every figure, ready for JSON; `place` is what `machine` said when the demo began, `sizes` the material's.
-
-    Seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second.
-    """
+def summarise(demo: Demo, course: Course) -> dict:
+    """Every figure, ready for JSON: seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second."""
     figures, geo, job = course.figures, course.sites("geo")[0], demo.job
     checks = course.sites("ddp")[0]["checks"]
-    names = {"step_s": "step_s", "efficiency": "efficiency", "eval_loss": "eval_loss", "wan_bytes_per_step": "sent"}
-    names |= {"efficiency_by_turn": "efficiencies"}
-    found = {name: {method: one[key] for method, one in figures.items()} for name, key in names.items()}
-    for other in ("ddp", "local_sgd"):
-        per = {method: share / found["efficiency"][other] for method, share in found["efficiency"].items()}
-        found[f"speedup_over_{other}"] = per
-    tokens = job.setting.tokens_per_step(job.sites)
+    steps, tokens = len(geo["losses"]), job.tokens_per_step
     return {
-        **found,
+        **{name: {method: one[name] for method, one in figures.items()} for name in figures["geo"]},
         "plan": course.plan,
         "targets": [asdict(one) | {"held": one.held} for one in targets(figures, checks)],
         "ddp_eval_loss_by_step": checks,
-        "step_s_quartiles": {method: [one["low_s"], one["high_s"]] for method, one in figures.items()},
         "geo": {key: value for key, value in geo["geo"].items() if key != "plan"},
-        "setting": asdict(demo) | {"steps": len(geo["losses"]), "tokens_per_step": tokens, **sizes},
+        "setting": asdict(demo) | {"steps": steps, "tokens_per_step": tokens, "parameters": geo["parameters"]},
         "runs": [
-            {"method": method, "began_s": course.began_s[method]}
-            | {key: result[key] for key in ("duration_s", "link_mbps")}
-            for method, result in course.runs.items()
+            {"method": method} | {key: one[key] for key in ("duration_s", "link_mbps")}
+            for method, one in course.runs.items()
         ],
         "notes": course.notes,
-        "machine": dict(place),
-        "date": now(),
-        "command": "python -m benchmarks.demo",
-        "duration_s": duration_s,
     }

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from benchmarks.demo.course import METHODS, Course
 from benchmarks.kit.figures import loss_curve
 from benchmarks.kit.job import Job, window
-from benchmarks.pictures import COLOURS, STYLE
+from benchmarks.kit.pictures import COLOURS, STYLE, logarithmic
 
 LINES = {"none": (0, (1, 1)), "ddp": "-", "local_sgd": (0, (5, 1.5)), "geo": "-"}
 COMPUTE = ("#56b4e9", "#a6d8f5")
@@ -21,18 +21,29 @@ WAIT = "#cc79a7"
 _WIDTH = 8
 
 
-def draw(path: Path, job: Job, parameters: int, course: Course, traces: Path) -> None:
-    """Draws the report into `path`; `parameters` is the model's size, `traces` the folder with geo_accel's traces."""
+def draw(path: Path, job: Job, course: Course, traces: Path) -> None:
+    """Draws the report into `path`; `traces` is the folder with geo_accel's traces."""
+    figures, millions = course.figures, course.sites("geo")[0]["parameters"] / 1e6
     with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(11, 8.2), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
-        _bars(bars, course.figures)
-        _losses(losses, course, job.warmup)
+        _bars(bars, figures)
+        for method, name in METHODS.items():
+            how = {"color": COLOURS[method], "ls": LINES[method]}
+            curve = stretched(loss_curve(course.sites(method), _WIDTH), figures[method]["step_s"], job.warmup)
+            losses.plot(*zip(*curve, strict=True), lw=2, label=name, **how)
+            losses.plot(*curve[-1], "o", ms=5, **how)
+        logarithmic(losses)
+        losses.set_xlabel("seconds since the first step, at the step times on the left (logarithmic)")
+        losses.set_ylabel("training loss, nats per token")
+        losses.set_title("Loss against time (mean over sites and 8 steps)")
+        losses.grid(alpha=0.25, which="both")
+        losses.legend(frameon=False)
         _timeline(bottom.subplots(), job, course, traces)
         figure.suptitle(
-            f"Training GPT-2 ({parameters / 1e6:.1f} M parameters) on {job.sites} sites joined at "
-            f"{job.mbps[0]:g} Mbit/s: same data, seeds and tokens for every method",
+            f"Training GPT-2 ({millions:.1f} M parameters) on {job.sites} sites joined at {job.mbps[0]:g} Mbit/s: "
+            "same data, seeds and tokens for every method",
             x=0.01,
             ha="left",
             fontweight="bold",
@@ -42,35 +53,18 @@ def draw(path: Path, job: Job, parameters: int, course: Course, traces: Path) ->
 
 
 def _bars(axes: Axes, figures: Mapping[str, Mapping]) -> None:
-    names, rows = list(METHODS.values()), [figures[method] for method in METHODS]
-    spread = [
-        [max(0.0, one["step_s"] - one["low_s"]) for one in rows],
-        [one["high_s"] - one["step_s"] for one in rows],
-    ]
-    colours = [COLOURS[method] for method in METHODS]
-    axes.barh(names, [one["step_s"] for one in rows], xerr=spread, color=colours, error_kw={"lw": 1})
-    for place, (name, one) in enumerate(zip(names, rows, strict=True)):
-        text = f"  {one['step_s']:.3f} s"
-        text += f"\n  efficiency {one['efficiency']:.3f}" if name != METHODS["none"] else ""
-        axes.text(max(one["step_s"], one["high_s"]), place, text, va="center")
+    for place, (method, one) in enumerate(figures.items()):
+        step_s, (low, high) = one["step_s"], one["step_s_quartiles"]
+        spread = [[max(0.0, step_s - low)], [high - step_s]]
+        axes.barh(place, step_s, xerr=spread, color=COLOURS[method], error_kw={"lw": 1})
+        text = f"  {step_s:.3f} s"
+        text += f"\n  efficiency {one['efficiency']:.3f}" if method != "none" else ""
+        axes.text(max(step_s, high), place, text, va="center")
+    axes.set_yticks(range(len(figures)), [METHODS[method] for method in figures])
     axes.invert_yaxis()
-    axes.set_xlim(0, max(one["high_s"] for one in rows) * 1.38)
+    axes.set_xlim(0, max(one["step_s_quartiles"][1] for one in figures.values()) * 1.38)
     axes.set_xlabel("seconds per step (median; line: quartiles of turns)")
     axes.set_title("Step time")
-
-
-def _losses(axes: Axes, course: Course, warmup: int) -> None:
-    for method, name in METHODS.items():
-        curve = stretched(loss_curve(course.sites(method), _WIDTH), course.figures[method]["step_s"], warmup)
-        axes.plot(*zip(*curve, strict=True), color=COLOURS[method], ls=LINES[method], lw=2, label=name)
-        axes.plot(*curve[-1], "o", color=COLOURS[method], ms=5)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("seconds since the first step, at the step times on the left (logarithmic)")
-    axes.set_ylabel("training loss, nats per token")
-    axes.set_title("Loss against time (mean over sites and 8 steps)")
-    axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False)
 
 
 def stretched(curve: list[tuple[float, float]], step_s: float, warmup: int) -> list[tuple[float, float]]:
@@ -83,12 +77,13 @@ def stretched(curve: list[tuple[float, float]], step_s: float, warmup: int) -> l
 
 
 def _timeline(axes: Axes, job: Job, course: Course, traces: Path) -> None:
-    geo, plan = course.sites("geo")[0]["geo"], course.plan
-    first, last = window(job.warmup, geo["adopted"], plan["period"])
+    plan = course.plan
+    first, last = window(job.warmup, course.sites("geo")[0]["geo"]["adopted"], plan["period"])
     zero, length, ticks, labels, waited = None, 0.0, [], [], []
     for site in range(job.sites):
-        events = read_events(traces / f"rank-{site}.trace.json")
-        steps = {number_of(event): event for event in events if event["cat"] == "step"}
+        told = json.loads((traces / f"rank-{site}.trace.json").read_text())["traceEvents"]
+        events = [event for event in told if event["ph"] == "X"]  # those that have a duration
+        steps = {int(event["name"].split()[1]): event for event in events if event["cat"] == "step"}
         begin, end = steps[first]["ts"], steps[last + 1]["ts"]
         zero = begin if zero is None else zero
         length = max(length, (end - zero) / 1e6)
@@ -99,15 +94,17 @@ def _timeline(axes: Axes, job: Job, course: Course, traces: Path) -> None:
         for event in events:
             if event["ts"] + event["dur"] < begin or event["ts"] >= end:
                 continue
-            start, seconds = (event["ts"] - zero) / 1e6, event["dur"] / 1e6
+            row, colour, text = compute, WAIT, ""
             if event["cat"] == "step":
-                number = number_of(event)
-                _block(axes, start, seconds, compute, COMPUTE[number % 2], f"{number}")
-            elif event["cat"] == "transfer" and event["args"]["slot"] is not None:
-                slot = event["args"]["slot"]
-                _block(axes, start, seconds, transfers, TRANSFER[slot % 2], f"{slot + 1}")
-            elif event["cat"] == "wait":
-                _block(axes, start, seconds, compute, WAIT, "")
+                text = event["name"].split()[1]
+                colour = COMPUTE[int(text) % 2]
+            elif event["cat"] == "transfer" and (slot := event["args"]["slot"]) is not None:
+                row, colour, text = transfers, TRANSFER[slot % 2], f"{slot + 1}"
+            elif event["cat"] != "wait":
+                continue
+            start, seconds = (event["ts"] - zero) / 1e6, event["dur"] / 1e6
+            axes.broken_barh([(start, seconds)], (row, 0.85), facecolors=colour, edgecolors="white", linewidth=0.6)
+            axes.text(start + seconds / 2, row + 0.43, text, ha="center", va="center", fontsize=8, clip_on=True)
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, length)
@@ -125,19 +122,3 @@ def _timeline(axes: Axes, job: Job, course: Course, traces: Path) -> None:
         Patch(facecolor=WAIT, label="waiting for the network"),
     ]
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
-
-
-def _block(axes: Axes, start: float, seconds: float, row: float, colour: str, text: str) -> None:
-    axes.broken_barh([(start, seconds)], (row, 0.85), facecolors=colour, edgecolors="white", linewidth=0.6)
-    if text:
-        axes.text(start + seconds / 2, row + 0.43, text, ha="center", va="center", fontsize=8, clip_on=True)
-
-
-def read_events(path: Path) -> list[dict]:
-    """The events of one rank's trace that have a duration."""
-    return [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
-
-
-def number_of(event: dict) -> int:
-    """The number of a step event, counted from 1."""
-    return int(event["name"].split()[1])

@@ -15,41 +15,30 @@ def mean(values: Iterable[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def by_method(sites: Sites) -> list[dict[str, float]]:
-    """Of a run in turns, by turn and method: the seconds of a step on the slowest site."""
-    return [
-        {method: max(site[method] for site in turn) for method in turn[0]}
-        for turn in zip(*(site["turns"] for site in sites), strict=True)
-    ]
-
-
 def turn_figures(sites: Sites) -> dict[str, dict]:
-    """Of a run in turns, by method: `step_s`, the median over turns, between `low_s` and `high_s`, its quartiles;
-    `efficiency`, the median of `efficiencies`, which compare each turn with itself: a step without communication over
-    one with; `sent`, bytes per step, headers and acknowledgements included, the mean over sites."""
-    turns, found = by_method(sites), {}
-    for method in turns[0]:
-        own = [turn for turn in turns if method in turn]
-        seconds, shares = [turn[method] for turn in own], [turn["none"] / turn[method] for turn in own]
+    """Of a run in turns, by method: `step_s`, the median over turns, with its quartiles; `efficiency`, the median of
+    those by turn, which compare each turn with itself: a step without communication over one with; the WAN's bytes per
+    step, headers and acknowledgements included, the mean over sites; `waited_s` per step; `peak`, bytes of memory."""
+    every, found = list(zip(*(site["turns"] for site in sites), strict=True)), {}
+    for method in every[0][0]:
+        own = [turn for turn in every if method in turn[0]]
+        seconds, floor = ([max(site[one]["step_s"] for site in turn) for turn in own] for one in (method, "none"))
+        shares = [none / second for none, second in zip(floor, seconds, strict=True)]
         low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-        found[method] = {"step_s": median(seconds), "low_s": low, "high_s": high}
-        found[method] |= {"efficiency": median(shares), "efficiencies": shares}
-        found[method] |= {"sent": fmean(site["sent"][method] for site in sites)}
+        parts = [site[method] for turn in own for site in turn]
+        found[method] = {
+            "step_s": median(seconds),
+            "step_s_quartiles": (low, high),
+            "efficiency": median(shares),
+            "efficiency_by_turn": shares,
+            "wan_bytes_per_step": fmean(part["sent"] for part in parts),
+            "waited_s": fmean(part["waited_s"] for part in parts),
+            "peak": max(part["peak"] for part in parts),
+        }
     return found
 
 
 def step_s(sites: Sites, warmup: int) -> float:
-    """Seconds per step of the slowest site: the median over whole periods of the period's mean."""
-    steps = []
-    for site in sites:
-        boundaries = site["boundaries"]
-        # Where a period is longer than what is timed, all of that counts.
-        period = min(site["geo"]["plan"]["period"] if "geo" in site else 1, len(boundaries) - 1 - warmup)
-        steps.append(median((b - a) / period for a, b in pairwise(boundaries[warmup::period])))
-    return max(steps)
-
-
-def mean_step_s(sites: Sites, warmup: int) -> float:
     """The mean seconds of a step after the warm-up, on the slowest site."""
     return max(fmean(b - a for a, b in pairwise(site["boundaries"][warmup:])) for site in sites)
 
@@ -79,3 +68,16 @@ def loss_curve(sites: Sites, width: int) -> list[tuple[float, float]]:
     losses = [fmean(one) for one in zip(*(site["losses"] for site in sites), strict=True)]
     smooth = [fmean(losses[max(0, step + 1 - width) : step + 1]) for step in range(len(losses))]
     return list(zip(seconds, smooth, strict=True))
+
+
+def runs_of_geo(runs: Sequence[Sites], warmup: int) -> dict:
+    """Of runs of geo_accel that are alike but for their seeds, means: seconds of a step after the warm-up and of the
+    whole run, loss; and the plans' periods."""
+    periods = [sites[0]["geo"]["plan"]["period"] for sites in runs]
+    return {
+        "seeds": len(runs),
+        "loss": mean(sites[0]["loss"] for sites in runs),
+        "step_s": mean(step_s(sites, warmup) for sites in runs),
+        "whole_s": mean(map(whole_s, runs)),
+        "periods": f"{min(periods)} to {max(periods)}" if periods else None,
+    }

@@ -3,11 +3,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import platform
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 
 BYTES = 256
 """Tokens of a model that reads bytes."""
+_VERSIONS = {"python": platform.python_version(), "torch": version("torch")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,6 @@ class Setting:
     """Steps over which the learning rate rises; then it falls along a cosine."""
     final_share: float = 0.1
     """Of the learning rate, reached in the last step; 1 keeps it constant."""
-    beta2: float = 0.95
-    """AdamW's memory of squared gradients."""
-    weight_decay: float = 0.1
     clip: float = 1.0
     """Largest norm of the gradients."""
     fused: bool = True
@@ -39,7 +38,6 @@ class Setting:
     precision: str = "no"
     """Accelerate's mixed precision."""
     pretraining_steps: int = 2400
-    pretraining_batch: int = 16
     pretraining_rate: float = 4e-3
     evaluation_blocks: int = 512
     """Examples held out, shared evenly by the kinds of text."""
@@ -57,21 +55,10 @@ class Setting:
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         }
 
-    def tokens_per_step(self, sites: int) -> int:
-        """Over all sites."""
-        return sites * self.batch * self.block
-
 
 SMALL = Setting()
 LARGE = Setting(
-    layers=8,
-    width=296,
-    heads=8,
-    batch=6,
-    pretraining_steps=2000,
-    pretraining_batch=12,
-    pretraining_rate=1e-3,
-    evaluation_blocks=256,
+    layers=8, width=296, heads=8, batch=6, pretraining_steps=2000, pretraining_rate=1e-3, evaluation_blocks=256
 )
 """As large as the demo's model (8.5 M parameters), which a link of 100 Mbit/s makes ten times slower with DDP, but on
 bytes: on the little text that there is, a model of thousands of tokens is hardly pretrained, and what follows is no
@@ -80,31 +67,6 @@ DEMO = Setting(layers=8, width=256, heads=8, vocabulary=8192, batch=6, warmup=15
 """The demo's GPT-2 of 8.4 M parameters."""
 GPT2_SMALL = Setting(layers=12, width=768, heads=12, vocabulary=50257, positions=1024, block=128, batch=1)
 """GPT-2 as published, 124 M parameters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """Methods that take turns in one process: machines have moods, and what is compared sees the same minute.
-
-    No communication and geo_accel have a part in every turn and change places each time; LocalSGD and DDP, whose steps
-    are long, join every few turns.
-    """
-
-    count: int
-    others: tuple[str, ...] = ()
-    """Of "local_sgd" and "ddp"."""
-    others_every: int = 1
-    shared: bool = True
-    """Whether no communication trains geo_accel's model, which saves memory, or a bare twin."""
-    least_steps: int = 1
-    """Of a part, where the plan's period is shorter."""
-    most_steps: int = 60
-    """Of a part, where the plan's period is longer."""
-
-    def methods_of(self, turn: int) -> list[str]:
-        """Who takes part in turn number `turn`, in order."""
-        pair = ["none", "geo"] if turn % 2 else ["geo", "none"]
-        return [*pair, *self.others] if turn % self.others_every == 0 else pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,38 +102,54 @@ class Job:
     """LocalSGD's steps between averages."""
     config: dict | None = field(default=None, hash=False)
     """geo_accel's settings."""
-    turns: Turns | None = None
+    turns: int = 0
+    """How often methods take turns in one process: no communication and geo_accel, which change places each time."""
+    others: tuple[str, ...] = ()
+    """Of "local_sgd" and "ddp", whose steps are long: they join every few turns."""
+    others_every: int = 1
+    shared: bool = True
+    """Whether no communication trains geo_accel's model, which saves memory, or a bare twin."""
+    least_steps: int = 1
+    """Of a part of a turn, where the plan's period is shorter."""
     warmup: int = 0
     """First steps that are not timed."""
     windows: int = 0
     """geo_accel trains on until so many whole periods of its first plan have followed the warm-up."""
     checks: tuple[int, ...] = ()
     """Steps after which the held-out loss is taken, outside of the steps' time."""
-    quiet: int = 0
-    """Steps without communication that are timed after the others."""
-    sending: int = 0
-    """Rounds of the whole model after the others, to see when each site's share has left."""
     zero: int | None = None
     """DeepSpeed's stage, if it is DeepSpeed that trains."""
-    series: str = ""
-    """Jobs of the lab that share a name, and follow each other, are trained by the same processes."""
 
-    def key(self, digests: Mapping[str, str]) -> str:
-        """A hash of everything that decides the result, in hex; `digests` are the material's."""
-        wanted = {"texts": ("texts",), "documentation": ("documentation",), "random": ()}[self.data]
-        wanted += ("start",) if self.pretrained else ()
-        whole = {**asdict(self), "digests": {name: digests[name] for name in wanted}}
-        del whole["series"]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
+    @property
+    def tokens_per_step(self) -> int:
+        """Over all sites."""
+        return self.sites * self.setting.batch * self.setting.block
+
+    @property
+    def material(self) -> str:
+        """The folder of the texts and first weights, below the store's; "" where the run needs none."""
+        if self.data == "random":
+            return ""
+        # What only the runs depend on must not make another pretrained model.
+        wanted = asdict(self.setting)
+        for name in ("evaluation_blocks", "fused", "precision"):
+            del wanted[name]
+        return f"material-{_hash(wanted | _VERSIONS | {'data': self.data})[:12]}"
+
+    @property
+    def key(self) -> str:
+        """A hash of everything that decides the result, in hex."""
+        return _hash({**asdict(self), "material": self.material})[:20]
+
+    def methods_of(self, turn: int) -> list[str]:
+        """Who takes part in turn number `turn`, in order."""
+        pair = ["none", "geo"] if turn % 2 else ["geo", "none"]
+        return pair + list(self.others) * (turn % self.others_every == 0)
 
     @classmethod
     def read(cls, fields: dict) -> "Job":
-        """The job that `asdict` and JSON made `fields` of."""
-        turns = fields["turns"]
-        if turns is not None:
-            turns = Turns(**{**turns, "others": tuple(turns["others"])})
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists, "setting": Setting(**fields["setting"]), "turns": turns})
+        """The job that `asdict` and JSON made `fields` of; its tuples have become lists."""
+        return cls(**{**fields, "setting": Setting(**fields["setting"])})
 
 
 def window(warmup: int, adopted: int, period: int, count: int = 2) -> tuple[int, int]:
@@ -181,3 +159,7 @@ def window(warmup: int, adopted: int, period: int, count: int = 2) -> tuple[int,
     """
     boundary = adopted + max(0, -(-(warmup - adopted) // period)) * period
     return boundary + 1, boundary + count * period
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

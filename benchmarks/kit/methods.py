@@ -1,12 +1,11 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""A model, and what keeps its replicas at the sites together."""
+"""A model, its optimizer and its steps, and what keeps its replicas at the sites together."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,80 +14,124 @@ from accelerate import Accelerator
 from accelerate.local_sgd import LocalSGD
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging
 
-from benchmarks.kit.job import Job
-from benchmarks.kit.training import Batch, make_optimizer, make_scheduler, train_step
+from benchmarks.kit.job import Job, Setting
 from geo_accel import GeoSync
 
+Batch = dict[str, torch.Tensor]
 
-@dataclass(slots=True, kw_only=True)
+
+def fresh_model(setting: Setting, seed: int) -> GPT2LMHeadModel:
+    """Random weights drawn from `seed`; the global generator is seeded by it."""
+    logging.set_verbosity_error()  # GPT-2's own settings make it warn of themselves
+    torch.manual_seed(seed)
+    return GPT2LMHeadModel(GPT2Config(**setting.sizes, bos_token_id=0, eos_token_id=0, use_cache=False))
+
+
+def make_optimizer(
+    model: nn.Module, setting: Setting, rate: float, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, and its schedule, which advances once per step. Never prepare that one: accelerate would advance it once
+    per site."""
+    how = {"betas": (0.9, 0.95), "weight_decay": 0.1, "fused": setting.fused or None}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, **how)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, setting, steps))
+
+
+def rate_share(step: int, setting: Setting, steps: int) -> float:
+    """The learning rate of a step, counted from 0, as a share of the largest: a line up, then a cosine down."""
+    if step < setting.warmup:
+        return (step + 1) / setting.warmup
+    way = min(1.0, (step - setting.warmup) / max(1, steps - 1 - setting.warmup))
+    return setting.final_share + (1 - setting.final_share) * (1 + math.cos(math.pi * way)) / 2
+
+
 class Trainee:
     """A model that one method trains."""
 
-    bare: nn.Module
-    step: Callable[..., torch.Tensor]
-    """One step of this site; returns the loss. May be given `train_step`'s `watch`."""
-    geo: Callable[..., GeoSync]
-    """Makes the GeoSync of this model from a config."""
-    local: Callable[[int], LocalSGD]
-    """Makes the LocalSGD of this model, with so many steps between averages."""
+    def __init__(
+        self, job: Job, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch], wrap: str = "prepare"
+    ) -> None:
+        """`bare` and its optimizer, prepared by accelerate, or with `wrap` "ddp" inside torch's DDP only, which
+        GeoSync does not see, or with "nothing" the floor: a model that nothing is wrapped around."""
+        self._accelerator, self._batches, self._clip = accelerator, batches, job.setting.clip
+        self._optimizer, self._scheduler = make_optimizer(bare, job.setting, job.rate, job.steps)
+        if wrap == "prepare":
+            self._model, self._optimizer = accelerator.prepare(bare, self._optimizer)
+        else:
+            model = bare.to(accelerator.device)
+            self._model = DistributedDataParallel(model) if wrap == "ddp" else model
+
+    def step(self, watch: Callable[[torch.Tensor], bool] = lambda _: True) -> torch.Tensor:
+        """One step of this site, without a word to the others but for what DDP does by itself; returns the loss.
+
+        `watch` sees loss and gradient norm, and leaves out the update by returning False.
+        """
+        loss = self._model(**next(self._batches)).loss
+        self._accelerator.backward(loss)
+        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._clip)
+        if watch(torch.stack([loss.detach(), norm.detach()])):
+            self._optimizer.step()
+            self._scheduler.step()
+        self._optimizer.zero_grad()
+        return loss.detach()
 
     def sync(self, method: str, config: dict | None, period: int) -> AbstractContextManager:
         """What keeps the sites together; nothing for DDP, whose gradients do."""
+        both = {"accelerator": self._accelerator, "model": self._model}
         if method == "geo":
-            return self.geo(config=config)
-        return self.local(period) if method == "local_sgd" else nullcontext()
+            return GeoSync(**both, optimizer=self._optimizer, config=config)
+        return LocalSGD(**both, local_sgd_steps=period) if method == "local_sgd" else nullcontext()
 
 
-def trainee(
-    job: Job, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch], *, wrap: str = "prepare"
-) -> Trainee:
-    """`bare` and its optimizer, prepared by accelerate, or with `wrap` "ddp" inside torch's DDP only, which GeoSync
-    does not see, or with "nothing" the floor: a model that nothing is wrapped around."""
-    if job.zero is not None:
-        return _deepspeed(job, bare, batches)
-    optimizer = make_optimizer(bare, job.setting, job.rate)
-    scheduler = make_scheduler(optimizer, job.setting, job.steps)
-    if wrap == "prepare":
-        model, optimizer = accelerator.prepare(bare, optimizer)
-    else:
-        model = bare.to(accelerator.device)
-        model = DistributedDataParallel(model) if wrap == "ddp" else model
-    return Trainee(
-        bare=bare,
-        step=partial(train_step, accelerator, model, optimizer, scheduler, batches, job.setting.clip),
-        geo=partial(GeoSync, accelerator=accelerator, model=model, optimizer=optimizer),
-        local=lambda period: LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=period),
-    )
+class ZeroTrainee:
+    """The same with a DeepSpeed engine and ZeRO of the job's stage: over all sites, or for geo_accel in each."""
 
+    def __init__(self, job: Job, _: Accelerator, bare: nn.Module, batches: Iterator[Batch], __: str = "") -> None:
+        import deepspeed
 
-def _deepspeed(job: Job, bare: nn.Module, batches: Iterator[Batch]) -> Trainee:
-    """A model that a DeepSpeed engine trains, with ZeRO of the job's stage: over all sites, or for `geo` in each."""
-    import deepspeed
+        from geo_accel import keep_deepspeed_in_site
 
-    from geo_accel import keep_deepspeed_in_site
+        self._told = {
+            "train_micro_batch_size_per_gpu": job.setting.batch,
+            "gradient_clipping": job.setting.clip,
+            "optimizer": {"type": "AdamW", "params": {"lr": job.rate, "torch_adam": True}},
+            "zero_optimization": {"stage": job.zero},
+        }
+        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+        if job.method != "ddp":
+            self._told["geo_accel"] = job.config or {}
+            keep_deepspeed_in_site(self._told)
+        self._engine, *_ = deepspeed.initialize(model=bare, config=self._told)
+        self._batches = batches
 
-    told = {
-        "train_micro_batch_size_per_gpu": job.setting.batch,
-        "gradient_clipping": job.setting.clip,
-        "optimizer": {"type": "AdamW", "params": {"lr": job.rate, "torch_adam": True}},
-        "zero_optimization": {"stage": job.zero},
-    }
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    if job.method != "ddp":
-        told["geo_accel"] = job.config or {}
-        keep_deepspeed_in_site(told)
-    engine, *_ = deepspeed.initialize(model=bare, config=told)
-
-    def step(watch: object = None) -> torch.Tensor:
-        loss = engine(**next(batches)).loss
-        engine.backward(loss)
-        engine.step()
+    def step(self, watch: object = None) -> torch.Tensor:
+        loss = self._engine(**next(self._batches)).loss
+        self._engine.backward(loss)
+        self._engine.step()
         return loss.detach()
 
-    return Trainee(
-        bare=bare, step=step, geo=lambda config=None: GeoSync(model=engine, config=told), local=lambda period: None
-    )
+    def sync(self, method: str, *_: object) -> AbstractContextManager:
+        return GeoSync(model=self._engine, config=self._told) if method == "geo" else nullcontext()
+
+
+def trainee_of(job: Job, *given: object) -> Trainee | ZeroTrainee:
+    """Of a job whatever trains its model, made from the same."""
+    return (Trainee if job.zero is None else ZeroTrainee)(job, *given)
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, blocks: torch.Tensor) -> float:
+    """Mean loss over `blocks`, nats per token; every site takes a share of them. Collective."""
+    model.eval()
+    mine = blocks[dist.get_rank() :: dist.get_world_size()].to(next(model.parameters()).device)
+    parts = [model(input_ids=part, labels=part).loss.item() * len(part) for part in mine.split(32)]
+    total = torch.tensor(sum(parts), dtype=torch.float64)
+    dist.all_reduce(total)
+    model.train()
+    return total.item() / len(blocks)
 
 
 @torch.no_grad()
@@ -109,8 +152,6 @@ def digest(model: nn.Module) -> str:
 
 def bytes_sent() -> int:
     """Bytes that have left this site's interface, headers included, as the kernel counts them."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == os.environ["GLOO_SOCKET_IFNAME"]:
-            return int(counts.split()[8])
-    raise ValueError(f"the network interface {os.environ['GLOO_SOCKET_IFNAME']} was not found.")
+    lines = Path("/proc/self/net/dev").read_text().splitlines()
+    counts = {name.strip(): numbers.split() for name, _, numbers in (line.partition(":") for line in lines)}
+    return int(counts[os.environ["GLOO_SOCKET_IFNAME"]][8])

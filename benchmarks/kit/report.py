@@ -1,16 +1,22 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""What a study says: tables for the terminal and in Markdown, a file of figures, pictures."""
+"""What a study says: tables for the terminal and in Markdown, and a file of figures, with what it was measured on."""
 
+import os
+import platform
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from benchmarks.kit.environment import provenance
 from benchmarks.kit.store import write_json
+from geo_accel.profile.device import processor_name
+from geo_accel.version import __version__
 
 _WORDS = ("method", "case", "codec", "target")
 """Headings of columns that are aligned to the left."""
@@ -67,13 +73,12 @@ class Goal:
 def goals_table(title: str, goals: Sequence[Goal]) -> Table:
     """What was to be shown, what was measured, whether it held."""
     columns = {"target": "{name}", "wanted": "{bound} {wanted:g}", "measured": "{measured:.3f}", "held": "{mark}"}
-    words = [
-        {"bound": "at most" if one.at_most else "at least", "mark": "yes" if one.held else "NO"}
-        | {name: getattr(one, name) for name in ("name", "wanted", "measured")}
+    rows = [
+        asdict(one) | {"bound": "at most" if one.at_most else "at least", "mark": "yes" if one.held else "NO"}
         for one in goals
         if one.measured is not None
     ]
-    return Table(title, columns, words)
+    return Table(title, columns, rows)
 
 
 def report(folder: Path, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:
@@ -84,3 +89,24 @@ def report(folder: Path, figures: object, tables: Sequence[Table], console: Cons
     write_json(folder / "results.json", {"provenance": provenance(), "figures": figures}, indent=1)
     (folder / "table.md").write_text("\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables))
     return [folder / "results.json", folder / "table.md"]
+
+
+def machine() -> dict:
+    """Processor, cores that may be used, load averages over 1, 5 and 15 minutes, and versions."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers")
+    return {
+        "cpu": processor_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+        "geo_accel": __version__,
+        **{name: version(name) for name in packages},
+    }
+
+
+def provenance() -> dict:
+    """Where figures come from: said in every file of results."""
+    command = " ".join(["python", *sys.orig_argv[1:]])
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"date": date, "command": command, "machine": machine()}

@@ -10,45 +10,34 @@ from benchmarks.kit.job import Job
 
 
 class Store:
-    """A folder of results. Files appear whole: they are written under another name first."""
+    """A folder of results and of the material that they were made with. Files appear whole."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.digests: dict[str, dict[str, str]] = {}
-        """Of the material, by what `material.name_of` calls it."""
-        self.refused: dict[str, str] = {}
-        """Why a job cannot be run, by its key; not kept, so that a later campaign tries again."""
         self._read: dict[str, dict] = {}
 
-    def key(self, job: Job) -> str:
-        from benchmarks.kit.material import name_of
-
-        return job.key(self.digests.get(name_of(job), dict.fromkeys(("texts", "start", "documentation"), "")))
-
     def find(self, job: Job) -> dict | None:
-        """`recordings` by site, `link_mbps`, `date`, `code`, `device` and `job`; None without a result."""
-        key = self.key(job)
-        if key not in self._read:
+        """`recordings` by site, `link_mbps`, `duration_s`, `notes` and `job`; None without a result."""
+        if job.key not in self._read:
             try:
-                self._read[key] = json.loads((self.folder / f"{key}.json").read_text())
+                self._read[job.key] = json.loads((self.folder / f"{job.key}.json").read_text())
             except FileNotFoundError:
                 return None
-        return self._read[key]
+        return self._read[job.key]
 
     def loss(self, job: Job) -> float | None:
-        """Held-out loss, nats per token: infinite for a job that diverged or was refused, None without a result."""
+        """Held-out loss, nats per token: infinite for a job that diverged, None without a result."""
         result = self.find(job)
         if result is None:
-            return math.inf if self.key(job) in self.refused else None
+            return None
         loss = result["recordings"][0]["loss"]
         return math.inf if loss is None else loss
 
     def save(self, job: Job, result: dict) -> None:
         """Keeps a result."""
-        key = self.key(job)
-        write_json(self.folder / f"{key}.json", result)
-        self._read[key] = result
+        write_json(self.folder / f"{job.key}.json", result)
+        self._read[job.key] = result
 
 
 def write_json(path: Path, value: object, indent: int | None = None) -> None:

@@ -1,17 +1,19 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""A study: a list of jobs, and what is made of their results. Runs what is missing and reports what there is."""
+"""A study: a list of jobs, and what is made of their results. Runs what is missing and reports what there is.
+
+Where losses are compared, every method has its own best learning rate: one grid for all, tried with the first seed,
+wider where it must be.
+"""
 
 import argparse
-import os
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.kit.job import Job
 from benchmarks.kit.report import Table, report
@@ -21,98 +23,46 @@ from geo_accel.lab import why_unavailable
 from geo_accel.profile.device import choose_device
 
 RESULTS = Path("runs")
+Loss = Callable[[Job], float | None]
+"""A job's loss; None without a result."""
+Make = Callable[[float, int], Job]
+"""A method's job at a learning rate, with a seed."""
+
+# A rate at an end of the grid is the best one only if it beats its neighbour by more than this share.
+_TELLING = 0.002
 _BATCH = 10
-"""Jobs per start of the processes, which takes seconds, where no clock matters."""
-_LAB_BATCH = 16
+"""Jobs per start of the processes, which takes seconds, on loopback, where no clock matters."""
 
 
-class Campaign:
-    """Runs the jobs of studies until none is missing or the time is over."""
+def run_jobs(
+    name: str, jobs: Callable[[Store], Sequence[Job]], store: Store, console: Console, minutes: float | None = None
+) -> bool:
+    """All `jobs`, batch by batch, until none is missing; returns whether none is left.
 
-    def __init__(self, store: Store, console: Console, minutes: float | None = None) -> None:
-        """No batch is started that, at the pace of those before, would end later than `minutes` from now."""
-        self._store, self._console = store, console
-        self._until = None if minutes is None else time.monotonic() + 60 * minutes
-        self._pace_s = 0.0  # per process and job
-        self._failures = 0
+    No batch is started that, at the pace of those before, would end later than `minutes` from now. Raises as
+    `run_batch` does; what was finished before is kept.
+    """
+    from benchmarks.kit.material import make_material
 
-    def run(self, name: str, jobs: Callable[[Store], Sequence[Job]]) -> bool:
-        """All `jobs`; returns whether none is left. Raises RunFailed where two batches in a row come to nothing."""
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        # The workers need the machine: a slow clock costs next to nothing.
-        with Progress(*columns, console=self._console, refresh_per_second=1) as bars:
-            whole, steps = bars.add_task(name, total=None), bars.add_task("steps", total=None)
-            while True:
-                make_materials(jobs(self._store), self._store, lambda done: bars.update(steps, completed=done))
-                known = list(dict.fromkeys(jobs(self._store)))
-                missing = [job for job in known if not self._settled(job)]
-                bars.update(whole, total=len(known), completed=len(known) - len(missing))
-                if not missing:
-                    return True
-                batches = self._next(missing)
-                count = sum(job.sites for batch in batches for job in batch)
-                began = time.monotonic()
-                if self._until is not None and began + self._pace_s * count > self._until:
-                    self._console.print("the time was over before everything was run: the command goes on from here")
-                    return False
-                bars.reset(steps, total=sum(job.steps for batch in batches for job in batch) or None)
-                with ThreadPoolExecutor(len(batches)) as pool:
-                    list(pool.map(lambda batch: self._run(name, batch, lambda n: bars.advance(steps, n)), batches))
-                self._pace_s = (time.monotonic() - began) / count
-
-    def _settled(self, job: Job) -> bool:
-        return self._store.find(job) is not None or self._store.key(job) in self._store.refused
-
-    def _next(self, missing: Sequence[Job]) -> list[list[Job]]:
-        """Batches to run side by side, each on cores of its own; in the lab one at a time."""
-        first = missing[0]
-        alike = [job for job in missing if _start_of(job) == _start_of(first)]
+    until, pace_s = None if minutes is None else time.monotonic() + 60 * minutes, 0.0
+    while True:
+        known = dict.fromkeys(jobs(store))
+        missing = [job for job in known if store.find(job) is None]
+        console.print(f"{name}: {len(known) - len(missing)} of {len(known)} runs", highlight=False)
+        if not missing:
+            return True
+        began, first = time.monotonic(), missing[0]
+        batch = [job for job in missing if (job.place, job.sites) == (first.place, first.sites)][:_BATCH]
         if first.place == "lab":
-            return [alike[:_LAB_BATCH] if first.series else [first]]
-        side_by_side = max(1, len(os.sched_getaffinity(0)) // first.sites)
-        alike = alike[: _BATCH * side_by_side]
-        return [batch for start in range(side_by_side) if (batch := alike[start::side_by_side])]
-
-    def _run(self, name: str, batch: Sequence[Job], on_step: Callable[[float], None]) -> None:
-        try:
-            results = run_batch(batch, self._store, on_step, name=name)
-        except RunFailed as error:
-            # A job that breaks must not keep the others from being run; what breaks at the start would break them all.
-            missing = [job for job in batch if not self._settled(job)]
-            self._failures = self._failures + 1 if len(missing) == len(batch) else 0
-            if self._failures > 1 or batch[0].place == "lab":
-                raise
-            results = []
-            if missing:
-                self._leave_out(missing[0], f"failed: {str(error).splitlines()[-1]}")
-        else:
-            self._failures = 0
-        for job, result in zip(batch, results, strict=False):
-            if "refused" in result:
-                self._leave_out(job, result["refused"])
-
-    def _leave_out(self, job: Job, reason: str) -> None:
-        self._store.refused[self._store.key(job)] = reason
-        self._console.print(f"left out: {job.method} {job.config or ''}: {reason}", highlight=False, markup=False)
-
-
-def _start_of(job: Job) -> tuple:
-    """What jobs share that the same processes may train."""
-    return job.place, job.sites, job.mbps, job.down_mbps, job.zero, job.setting.precision, job.series
-
-
-def make_materials(jobs: Sequence[Job], store: Store, on_step: Callable[[int], None] = lambda done: None) -> None:
-    """Makes what the `jobs` need unless it is there, and tells the `store`, whose keys have its digests."""
-    from benchmarks.kit.material import make_material, name_of
-
-    by_name: dict[str, Job] = {}
-    for job in jobs:
-        if job.pretrained or name_of(job) not in by_name:
-            by_name[name_of(job)] = job
-    for name, job in by_name.items():
-        if name not in store.digests or (job.pretrained and "start" not in store.digests[name]):
-            device = "cuda" if job.place == "gpu" else "cpu"
-            store.digests[name] = make_material(job, store.folder, on_step, device)
+            # In processes of its own: another `GeoSync` in the same one would go on with the plan of the one before.
+            batch = [first]
+        if until is not None and began + pace_s * len(batch) >= until:
+            console.print("the time was over before everything was run: the command goes on from here")
+            return False
+        for job in batch:
+            make_material(job, store.folder)
+        run_batch(batch, store, name=name)
+        pace_s = (time.monotonic() - began) / len(batch)
 
 
 def arguments_of(description: str) -> argparse.ArgumentParser:
@@ -145,7 +95,7 @@ def run_study(
             raise ValueError(f"this machine cannot emulate a network, and nothing is faked: {reason}")
         if "gpu" in places and choose_device("auto").type != "cuda":
             raise ValueError("torch sees no accelerator here.")
-        Campaign(store, console, options.minutes).run(name, jobs)
+        run_jobs(name, jobs, store, console, options.minutes)
         found = figures(store)
         if not found:
             raise ValueError("there are no results yet: give it more --minutes.")
@@ -158,3 +108,43 @@ def run_study(
         print(f"{name}: stopped; finished runs are kept", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def all_rates(base: Sequence[float]) -> tuple[float, ...]:
+    """The grid with both of the values it can be widened by."""
+    return (base[0] / 2, *base, base[-1] * 2)
+
+
+def grid(methods: Sequence[Make], base: Sequence[float], loss: Loss) -> tuple[float, ...]:
+    """The learning rates for all `methods`: `base`, and one value more on a side where any of them does best at that
+    end. A method that lacks a result at one of `base` has no say yet."""
+    tried = [[loss(make(rate, 0)) for rate in base] for make in methods]
+    known = [losses for losses in tried if None not in losses]
+    ends = {base[0] / 2: (0, 1), base[-1] * 2: (-1, -2)}
+    wide = (
+        rate
+        for rate, (end, beside) in ends.items()
+        if any(some[end] == min(some) and some[end] < some[beside] * (1 - _TELLING) for some in known)
+    )
+    return (*base, *wide)
+
+
+def best_rate(make: Make, base: Sequence[float], loss: Loss) -> float | None:
+    """The rate with the smallest loss for the first seed, among those that have results and did not diverge."""
+    found = {rate: loss(make(rate, 0)) for rate in all_rates(base)}
+    known = {rate: value for rate, value in found.items() if value is not None and math.isfinite(value)}
+    return min(known, key=known.__getitem__) if known else None
+
+
+def search(methods: Sequence[Make], base: Sequence[float], seeds: int, loss: Loss) -> list[Job]:
+    """The jobs that are known so far, first ones first; results decide about further ones.
+
+    First every method at every rate of `base`, then at what the grid is widened by, then the other seeds at each
+    method's best.
+    """
+    rates = grid(methods, base, loss)
+    jobs = [make(rate, 0) for some in (rates[: len(base)], rates[len(base) :]) for make in methods for rate in some]
+    if any(loss(job) is None for job in jobs):
+        return jobs
+    best = [(make, rate) for make in methods if (rate := best_rate(make, base, loss)) is not None]
+    return [*jobs, *(make(rate, seed) for make, rate in best for seed in range(1, seeds))]

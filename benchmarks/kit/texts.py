@@ -4,9 +4,10 @@
 import hashlib
 import sysconfig
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+import torch
 
 KINDS = ("documentation", "source", "headers", "packages")
 """Python's documentation, its standard library, torch's C++ headers, what installed packages say of themselves."""
@@ -21,48 +22,35 @@ _SHORTEST_TELLING_PARAGRAPH = 40
 _NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "pydoc_data", "__pycache__"}
 
 
-@dataclass(slots=True)
-class Text:
-    """One kind's documents."""
-
-    train: list[str] = field(default_factory=list)
-    held_out: list[str] = field(default_factory=list)
-    earlier: list[str] = field(default_factory=list)
-    """For pretraining; empty for kinds that are new to the pretrained model."""
-
-
-def load(kind: str) -> Text:
-    """The documents of one kind: the same ones for one version of Python and of the installed packages."""
+def load(kind: str) -> dict[str, list[str]]:
+    """The documents of one kind, as `divide` has them: the same ones for one version of Python and of the installed
+    packages."""
     if kind == "documentation":
         from recipes.data import load_default_corpus
 
         corpus = load_default_corpus(100 * _HELD_OUT)
-        return Text(train=list(corpus.train), held_out=list(corpus.validation))
+        return {"train": list(corpus.train), "held_out": list(corpus.validation)}
     documents = {"source": _source, "headers": _headers, "packages": _packages}[kind]()
     return divide(without_repeats(documents), halves=kind in PRETRAINED_ON)
 
 
-def divide(documents: Iterable[str], *, halves: bool) -> Text:
-    """Whole documents held out, and with `halves` as many for pretraining as for training.
+def divide(documents: Iterable[str], *, halves: bool) -> dict[str, list[str]]:
+    """Whole documents "held_out", the others to "train", and with `halves` as many "earlier", for pretraining.
 
     Stops when every part is full.
     """
-    text, total, held, train, earlier = Text(), 0, 0, 0, 0
+    parts, sizes, total = {"train": [], "held_out": [], "earlier": []}, {"train": 0, "held_out": 0, "earlier": 0}, 0
     for document in documents:
-        size = len(document)
-        total += size
-        if held + size <= _HELD_OUT * total:
-            text.held_out.append(document)
-            held += size
-        elif halves and earlier <= train:
-            text.earlier.append(document)
-            earlier += size
+        total += len(document)
+        if sizes["held_out"] + len(document) <= _HELD_OUT * total:
+            part = "held_out"
         else:
-            text.train.append(document)
-            train += size
-        if train >= _MOST and (earlier >= _MOST or not halves):
+            part = "earlier" if halves and sizes["earlier"] <= sizes["train"] else "train"
+        parts[part].append(document)
+        sizes[part] += len(document)
+        if sizes["train"] >= _MOST and (sizes["earlier"] >= _MOST or not halves):
             break
-    return text
+    return parts
 
 
 def without_repeats(documents: Iterable[str]) -> Iterable[str]:
@@ -88,8 +76,6 @@ def _source() -> Iterable[str]:
 
 
 def _headers() -> Iterable[str]:
-    import torch
-
     root = Path(torch.__file__).parent / "include"
     yield from _read(root, [path for folder in ("c10", "torch") for path in (root / folder).rglob("*.h")])
 

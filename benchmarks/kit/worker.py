@@ -1,16 +1,17 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """One site: trains the jobs of a batch one after another and writes what it saw of each.
 
-Started by the runner, once per site. Prints "step" after every step and "job done" after every job.
+The runner starts it once per site, with a JSON file: store, jobs, and where the model of the only job is to go. Prints
+"step" after every step.
 """
 
-import argparse
 import gc
 import json
 import sys
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
-from timeit import timeit
 
 import torch
 import torch.distributed as dist
@@ -20,50 +21,39 @@ from torch import nn
 
 from benchmarks.kit.job import Job, window
 from benchmarks.kit.material import Material
-from benchmarks.kit.methods import average_over_sites, bytes_sent, digest, trainee
-from benchmarks.kit.sending import sending_seconds
+from benchmarks.kit.methods import average_over_sites, bytes_sent, digest, held_out_loss, trainee_of
 from benchmarks.kit.store import write_json
-from benchmarks.kit.training import held_out_loss
-from benchmarks.kit.turns import take_turns
-from geo_accel.profile.device import device_name
 
 # Twice what guessing a byte costs: from there no run comes back.
 _HOPELESS = 12.0
+# Of a part of a turn, where the plan's period is longer.
+_MOST_STEPS = 60
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=Path, required=True, help="JSON: store, and jobs by key")
-    parser.add_argument("--save", type=Path, help="where the trained model of the only job goes")
-    options = parser.parse_args(arguments)
-    batch = json.loads(options.batch.read_text())
-    jobs = {key: Job.read(fields) for key, fields in batch["jobs"].items()}
-    first = next(iter(jobs.values()))
+def main() -> int:
+    batch_file = Path(sys.argv[1])
+    batch = json.loads(batch_file.read_text())
+    jobs = [Job.read(fields) for fields in batch["jobs"]]
     torch.set_num_threads(1)
     accelerator = Accelerator(
-        cpu=first.place != "gpu",
+        cpu=jobs[0].place != "gpu",
         # Where geo_accel would save the state of a site that lost the other.
-        project_dir=str(options.batch.parent),
-        mixed_precision=first.setting.precision,
+        project_dir=str(batch_file.parent),
+        mixed_precision=jobs[0].setting.precision,
         # All sites may share one accelerator, which NCCL refuses.
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
     )
-    for key, job in jobs.items():
+    for job in jobs:
         set_seed(job.seed)
         material = Material(job, Path(batch["store"]))
         bare = material.model()
-        try:
-            record = (take_turns if job.method == "turns" else train)(job, material, accelerator, bare)
-        except ValueError as error:  # GeoSync's: every site refuses what one refuses
-            record = {"refused": " ".join(str(error).split())}
-        record |= {"device": device_name(accelerator.device)}
-        write_json(options.batch.parent / f"{key}.{accelerator.process_index}.json", record)
-        if options.save is not None and accelerator.is_main_process:
-            bare.save_pretrained(options.save)
+        record = (take_turns if job.method == "turns" else train)(job, material, accelerator, bare)
+        write_json(batch_file.parent / f"{job.key}.{accelerator.process_index}.json", record)
+        if batch["save"] and accelerator.is_main_process:
+            bare.save_pretrained(batch["save"])
         del bare, material
         accelerator.free_memory()
         gc.collect()
-        print("job done", flush=True)
     accelerator.end_training()
     return 0
 
@@ -72,11 +62,9 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
     """One run. `boundaries` are `perf_counter` at the start of the first step and the end of each, one clock for all
     sites; `sent` the bytes that have left the site's interface until then; `loss` is the held-out loss of the model
     averaged over sites, nats per token, None where training diverged or no loss counts.
-
-    Raises ValueError where geo_accel refuses the settings.
     """
     held_out, batches = material.held_out(), material.batches(accelerator, accelerator.process_index)
-    one = trainee(job, accelerator, bare, batches, wrap="nothing" if job.method == "none" else "prepare")
+    one = trainee_of(job, accelerator, bare, batches, "nothing" if job.method == "none" else "prepare")
     seen = {name: [] for name in ("boundaries", "sent", "losses", "checks")}
     diverged, first, steps, paused_s = False, {}, job.steps, 0.0
 
@@ -112,8 +100,7 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
                 seen["checks"].append((done + 1, held_out_loss(bare, held_out)))
                 dist.barrier()
                 paused_s += perf_counter() - paused
-    parameters = sum(parameter.numel() for parameter in bare.parameters())
-    record = {**seen, "ended": perf_counter(), "parameters": parameters, "loss": None}
+    record = {**seen, "ended": perf_counter(), "parameters": bare.num_parameters(), "loss": None}
     if job.method == "geo":
         record["geo"] = {**sync.summary(), "adopted": sync.engine.adopted, **first}
     if job.method == "none":
@@ -122,11 +109,62 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
     if held_out is not None and not diverged:
         loss = held_out_loss(bare, held_out)
         record["loss"] = loss if loss < _HOPELESS else None
-    # What follows changes the model.
-    record["quiet_s"] = [timeit(one.step, number=1) for _ in range(job.quiet)]
-    if job.sending:
-        record["sending_s"] = sending_seconds(job.sending, one, sync.engine.plan, Path(accelerator.project_dir))
     return record
+
+
+def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn.Module) -> dict:
+    """One run in which methods take turns, again and again: machines have moods, and a step takes 0.24 s for a while
+    and 0.32 s for a while, whatever runs. `start` becomes geo_accel's averaged model. Returns what this site saw:
+
+    `turns`, by turn and method what `part` says; geo_accel's summary as `geo`.
+
+    A part of a turn is a period of the plan, which holds all of its transfers (DDP: two steps, which are alike), after
+    as many steps as the plan delays that are not timed: what comes from before ends there. Sites begin each part
+    together: how far two have drifted apart that did not wait for each other is nobody's cost.
+    """
+    batches = material.batches(accelerator, accelerator.process_index)
+    one = {} if job.shared else {"none": trainee_of(job, accelerator, deepcopy(start), batches, "nothing")}
+    if job.others:
+        one["ddp"] = one["local_sgd"] = trainee_of(job, accelerator, deepcopy(start), batches, "ddp")
+    one["geo"] = trainee_of(job, accelerator, start, batches)
+    one.setdefault("none", one["geo"])
+    on_gpu = accelerator.device.type == "cuda"
+    with one["geo"].sync("geo", job.config, 1) as geo:
+        engine = geo.engine
+
+        def part(method: str) -> dict[str, float]:
+            """By step its seconds, bytes sent and seconds that geo_accel waited; the most bytes of the accelerator's
+            memory."""
+            period = min(max(engine.plan.period, job.least_steps), _MOST_STEPS)
+            warm, count = (max(1, engine.plan.delay) if method == "geo" else 1), (2 if method == "ddp" else period)
+            running = nullcontext(geo) if method == "geo" else one[method].sync(method, None, count)
+            dist.barrier()
+            with running as sync:
+                for step in range(warm + count):
+                    if step == warm:
+                        if on_gpu:
+                            torch.cuda.synchronize()
+                            torch.cuda.reset_peak_memory_stats()
+                        sent, waited_s, began = bytes_sent(), engine.figures.exposed_s, perf_counter()
+                    one[method].step()
+                    if sync is not None:
+                        sync.step()
+                    print("step", flush=True)
+                if on_gpu:
+                    torch.cuda.synchronize()
+                sums = {"step_s": perf_counter() - began, "sent": bytes_sent() - sent}
+                sums["waited_s"] = engine.figures.exposed_s - waited_s
+            engine.settle()
+            peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+            return {name: value / count for name, value in sums.items()} | {"peak": peak}
+
+        while engine.plan is None:  # it measures and plans; a plan from a file is there at the first boundary
+            one["geo"].step()
+            geo.step()
+        part("geo")  # links and threads settle
+        seen = [{method: part(method) for method in job.methods_of(turn)} for turn in range(job.turns)]
+        plan = json.loads(engine.plan.to_json())
+    return {"turns": seen, "geo": geo.summary() | {"plan": plan}, "weights": digest(start)}
 
 
 if __name__ == "__main__":
