@@ -15,7 +15,7 @@ from statistics import median, quantiles, stdev
 
 from benchmarks.kit.figures import loss_curve, mean, reach, runs_of_geo, turn_figures, whole_s
 from benchmarks.kit.job import LARGE, Job
-from benchmarks.kit.report import Goal, Table, goals_table
+from benchmarks.kit.report import COLOURS, Table, draw_lines, goal, goals_table
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import arguments_of, best_rate, run_study, search
 
@@ -37,7 +37,7 @@ _WARMUP = 14
 
 _JOB = Job(setting=LARGE, method="ddp", rate=RATES[0], steps=STEPS, pretrained=True, mbps=(MBPS,))
 _STEPS = replace(_JOB, method="turns", steps=0, turns=20, others=("ddp",), others_every=5, shared=False)
-TURNS = [replace(_STEPS, pretrained=False, number=number) for number in range(3)]  # a step takes as long
+TURNS = [replace(_STEPS, pretrained=False, seed=seed) for seed in range(3)]  # a fresh model's step takes as long
 
 
 def ddp(rate: float, seed: int) -> Job:
@@ -99,9 +99,9 @@ def figures(results: Store) -> dict:
 
 def tables(found: Mapping) -> list[Table]:
     goals = [
-        Goal(name="loss above DDP's, as a share", wanted=0.01, measured=found["gap"], at_most=True),
-        Goal(name="efficiency", wanted=0.95, measured=found["efficiency"]),
-        Goal(name="times faster than DDP to DDP's loss (0: never there)", wanted=8.0, measured=found["speedup"]),
+        goal("loss above DDP's, as a share", 0.01, found["gap"], at_most=True),
+        goal("efficiency", 0.95, found["efficiency"]),
+        goal("times faster than DDP to DDP's loss (0: never there)", 8.0, found["speedup"]),
     ]
     rows = Table(f"fine-tuning, two sites at {MBPS:g} Mbit/s", COLUMNS, found["rows"])
     return [rows, goals_table("what was promised", goals)]
@@ -109,8 +109,6 @@ def tables(found: Mapping) -> list[Table]:
 
 def draw(folder: Path, found: Mapping, results: Store) -> list[Path]:
     """Training loss over seconds, and the averaged model's held-out loss at the end: the first seed's runs."""
-    from benchmarks.kit.pictures import COLOURS, draw_lines
-
     rates, ddp_s = found["rates"], found["ddp_step_s"]
     if None in (*rates.values(), ddp_s):
         return []
@@ -120,10 +118,10 @@ def draw(folder: Path, found: Mapping, results: Store) -> list[Path]:
     curves = [("DDP", points, {"color": COLOURS["ddp"]}, target)]
     for factor, dashes in zip(FACTORS, ("-", (0, (4, 1)), (0, (1, 1))), strict=True):
         if result := results.find(job := geo(rates["geo"], 0, factor)):
-            sites, name = result["recordings"], f'geo_accel, "auto", {job.steps} steps'
-            curves.append((name, loss_curve(sites, 10), {"color": COLOURS["geo"], "ls": dashes}, sites[0]["loss"]))
+            sites, how = result["recordings"], {"color": COLOURS["geo"], "ls": dashes}
+            curves.append((f'geo_accel, "auto", {job.steps} steps', loss_curve(sites, 10), how, sites[0]["loss"]))
     lines = [(name, points, {"marker": "", **how}) for name, points, how, _ in curves]
-    lines += [("_end", [(points[-1][0], loss)], {"ms": 7, **how}) for _, points, how, loss in curves]
+    lines += [("_", [(points[-1][0], loss)], {"ms": 7, **how}) for _, points, how, loss in curves]
     panels = {"lines: training loss; dots: held-out loss of the averaged model; dotted: DDP's": (target, lines)}
     across = "seconds since the first step (logarithmic)"
     return draw_lines(folder / "loss-clock.png", panels, across, "loss, nats per token", log=10)

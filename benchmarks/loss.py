@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from benchmarks.kit.figures import mean
 from benchmarks.kit.job import LARGE, SMALL, Job
-from benchmarks.kit.report import Table, provenance
+from benchmarks.kit.report import COLOURS, Table, draw_lines, provenance
 from benchmarks.kit.store import Store, write_json
 from benchmarks.kit.study import all_rates, arguments_of, best_rate, run_study, search
 from benchmarks.penalty import penalty_table
@@ -92,7 +92,7 @@ def geo(job: Job, kind: Kind) -> Case:
     if kind.ratio is not None:
         name, ratio = f"{name} {100 * kind.ratio:g} %", {"ratio": kind.ratio}
     if kind.outer != _MEAN:
-        step = dict(zip(("type", "lr", "momentum"), ("nesterov", *kind.outer), strict=True))
+        step = {"type": "nesterov", "lr": kind.outer[0], "momentum": kind.outer[1]}
         name += ", outer ({:g}, {:g})".format(*kind.outer)
     sync = {"mode": "stream", "period": kind.period, "schedule": "stream", "delay": kind.delay, "outer": step}
     config = {"sync": sync, "compression": {"codec": kind.codec, **ratio}}
@@ -155,9 +155,16 @@ def rows_of(part: Part, results: Store) -> list[dict]:
         reference = losses if case.job.method == "ddp" else reference
         row = {"name": case.name, "kind": case.kind, "rate": rate, "losses": losses, "gaps": gaps}
         row |= _spread("loss", losses.values()) | _spread("gap", gaps.values()) | {"seeds": len(losses)}
-        row["kb_per_step"] = bytes_per_step(made[0], case.job) / 1e3 if 0 in made else None
+        row["kb_per_step"] = kilobytes(made[0]["recordings"][0], case.job) if 0 in made else None
         rows.append(row | {"remark": "diverged at every rate" if rate is None else None})
     return rows
+
+
+def kilobytes(seen: Mapping, job: Job) -> float:
+    """Sent by a site per step: geo_accel's own count of its payload, for the others what a ring all-reduce sends."""
+    if job.method == "geo":
+        return seen["geo"]["wan_bytes"] / len(seen["losses"]) / 1e3
+    return 2 * (job.sites - 1) / job.sites * 4 * seen["parameters"] / job.period / 1e3
 
 
 def _spread(name: str, values: Iterable[float]) -> dict:
@@ -165,18 +172,8 @@ def _spread(name: str, values: Iterable[float]) -> dict:
     return {name: mean(values), f"{name}_spread": stdev(values) if len(values) > 1 else None}
 
 
-def bytes_per_step(result: Mapping, job: Job) -> float:
-    """Bytes that a site sent: geo_accel's own count of its payload, for the others what a ring all-reduce sends."""
-    seen = result["recordings"][0]
-    if job.method == "geo":
-        return seen["geo"]["wan_bytes"] / len(seen["losses"])
-    return 2 * (job.sites - 1) / job.sites * 4 * seen["parameters"] / job.period
-
-
 def draw(folder: Path, found: Mapping[str, Sequence[Mapping]], _: Store) -> list[Path]:
     """Gaps over the period: fine-tuning, and from random weights."""
-    from benchmarks.kit.pictures import COLOURS, draw_lines  # matplotlib is not needed before
-
     styles = {
         "int8, plain average": {"color": COLOURS["geo"]},
         "fp32, plain average": {"color": "#cc79a7", "marker": "D"},

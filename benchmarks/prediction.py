@@ -16,7 +16,7 @@ from statistics import median
 
 from benchmarks.kit.figures import turn_figures
 from benchmarks.kit.job import DEMO, Job
-from benchmarks.kit.report import Goal, Table, goals_table
+from benchmarks.kit.report import Table, goal, goals_table
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import arguments_of, run_study
 from geo_accel.plan.plan import Plan
@@ -40,9 +40,11 @@ _JOB = Job(setting=DEMO, method="turns", data="random", rate=5e-4, turns=6, shar
 
 
 def jobs(bandwidths: Sequence[float], periods: Sequence[int]) -> list[Job]:
-    cases = [(mode, schedule, period) for period in periods for schedule, mode in SCHEDULES.items()]
-    syncs = [dict(zip(("mode", "schedule", "period"), case, strict=True)) for case in cases]
-    configs = [{"sync": sync, "compression": {"codec": "bf16"}} for sync in syncs]
+    configs = [
+        {"sync": {"mode": mode, "schedule": schedule, "period": period}, "compression": {"codec": "bf16"}}
+        for period in periods
+        for schedule, mode in SCHEDULES.items()
+    ]
     return [replace(_JOB, mbps=(mbps,), config=config) for mbps in bandwidths for config in configs]
 
 
@@ -65,8 +67,8 @@ def rows(wanted: Sequence[Job], results: Store) -> list[dict]:
 def tables(found: Sequence[Mapping]) -> list[Table]:
     errors = [abs(row["error"]) for row in found]
     goals = [
-        Goal(name="median error, as a share", wanted=0.05, measured=median(errors), at_most=True),
-        Goal(name="worst error, as a share", wanted=0.15, measured=max(errors), at_most=True),
+        goal("median error, as a share", 0.05, median(errors), at_most=True),
+        goal("worst error, as a share", 0.15, max(errors), at_most=True),
     ]
     return [Table("step time, predicted against measured", COLUMNS, found), goals_table("what was wanted", goals)]
 

@@ -12,7 +12,7 @@ Writes runs/STUDY/results.json and table.md. Exits with 1 where nothing could be
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -72,12 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = arguments_of(__doc__)
     parser.add_argument("study", choices=JOBS)
     options = parser.parse_args(arguments)
-    jobs = JOBS[options.study]
-
-    def tables(rows: Sequence[Mapping]) -> list[Table]:
-        return [Table(f"{options.study}: methods in turns", COLUMNS, rows)]
-
-    return run_study(options.study, options, lambda _: jobs, partial(figures, jobs), tables)
+    jobs, title = JOBS[options.study], f"{options.study}: methods in turns"
+    return run_study(
+        options.study, options, lambda _: jobs, partial(figures, jobs), lambda rows: [Table(title, COLUMNS, rows)]
+    )
 
 
 if __name__ == "__main__":

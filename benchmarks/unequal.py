@@ -18,7 +18,7 @@ from statistics import fmean
 
 from benchmarks.kit.figures import reach, runs_of_geo, whole_s
 from benchmarks.kit.job import SMALL, Job
-from benchmarks.kit.report import Table
+from benchmarks.kit.report import Table, draw_lines
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import arguments_of, run_study
 from benchmarks.kit.texts import KINDS
@@ -108,8 +108,6 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
 
 def draw(folder: Path, by_scenario: Mapping[str, Sequence[Mapping]], _: Store) -> list[Path]:
     """What runs of several lengths end with, over their seconds, one panel for each kind of links."""
-    from benchmarks.kit.pictures import draw_lines
-
     panels = {
         name: (rows[0]["curve"][-1][1], [(row["method"], row["curve"], {}) for row in rows])
         for name, rows in by_scenario.items()
@@ -119,18 +117,16 @@ def draw(folder: Path, by_scenario: Mapping[str, Sequence[Mapping]], _: Store) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs both scenarios, or the one asked for, and reports both as they were last found; returns the exit code."""
+    """Runs both scenarios; returns the exit code."""
     parser = arguments_of(__doc__)
-    parser.add_argument("--only", choices=SCENARIOS, help="run this one, and report the other as it was last found")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the baseline; default: {STEPS}")
     options = parser.parse_args(arguments)
     if options.steps < LEAST_STEPS:
         parser.error(f"--steps {options.steps}: must be at least {LEAST_STEPS}.")
-    wanted = [one for name in SCENARIOS if options.only in (None, name) for one in jobs(name, options.steps)]
     return run_study(
         "unequal",
         options,
-        jobs=lambda _: wanted,
+        jobs=lambda _: [job for name in SCENARIOS for job in jobs(name, options.steps)],
         figures=lambda store: {name: rows for name in SCENARIOS if (rows := figures(name, options.steps, store))},
         tables=lambda every: [Table(f"four sites, {name}", COLUMNS, rows) for name, rows in every.items()],
         draw=draw,

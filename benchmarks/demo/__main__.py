@@ -106,8 +106,8 @@ def demonstrate(demo: Demo, results: Path, console: Console) -> dict:
         say(f"note: {note}")
     say(f"{results / 'model'} loads and goes on: {generate(results / 'model')!r}")
     draw(results / "report.png", job, course, work / "trace")
-    written = f"{results / 'summary.json'} and {results / 'report.png'} written"
-    say(f"{written} after {time.monotonic() - began:.0f} s")
+    took_s = time.monotonic() - began
+    say(f"{results / 'summary.json'} and {results / 'report.png'} written after {took_s:.0f} s")
     return summary
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.kit.figures import Sites, reach, step_s, turn_figures
 from benchmarks.kit.job import DEMO, Job
-from benchmarks.kit.report import Goal
+from benchmarks.kit.report import goal
 from benchmarks.kit.runner import run_batch
 from benchmarks.kit.store import Store
 
@@ -82,8 +82,8 @@ class Course:
         found = turn_figures(self.sites("turns"))
         for method, one in found.items():
             one["eval_loss"] = self.sites(method)[0]["loss"]
-            for other in ("ddp", "local_sgd"):
-                one[f"speedup_over_{other}"] = one["efficiency"] / found[other]["efficiency"]
+            one["speedup_over_ddp"] = one["efficiency"] / found["ddp"]["efficiency"]
+            one["speedup_over_local_sgd"] = one["efficiency"] / found["local_sgd"]["efficiency"]
         return {method: found[method] for method in METHODS}
 
 
@@ -133,33 +133,31 @@ def compare(demo: Demo, folder: Path, console: Console, began: float) -> Course:
     return course
 
 
-def targets(figures: Mapping[str, Mapping], checks: Sequence[tuple[int, float]]) -> list[Goal]:
+def targets(figures: Mapping[str, Mapping], checks: Sequence[tuple[int, float]]) -> list[dict]:
     """What geo_accel promises for this demo, beside what was measured; `checks` are DDP's.
 
     All are shares of what no network at all gives, so that they mean the same on fast and on slow machines.
     """
     steps, learnt = checks[-1][0], reach(checks, figures["geo"]["eval_loss"])
     share, efficiency = (steps if learnt is None else learnt) / steps, figures["geo"]["efficiency"]
-    both = "both: time to that loss, DDP's without a network per geo_accel's"
     return [
-        Goal(name="efficiency: speed, as a share of no network's", wanted=0.95, measured=efficiency),
-        Goal(name="learning: DDP's steps to geo_accel's loss, per step", wanted=0.85, measured=share),
-        Goal(name=both, wanted=0.85, measured=efficiency * share),
+        goal("efficiency: speed, as a share of no network's", 0.95, efficiency),
+        goal("learning: DDP's steps to geo_accel's loss, per step", 0.85, share),
+        goal("both: time to that loss, DDP's without a network per geo_accel's", 0.85, efficiency * share),
     ]
 
 
 def summarise(demo: Demo, course: Course) -> dict:
     """Every figure, ready for JSON: seconds, bytes, nats per token; `*_mbps` in 10**6 bits per second."""
-    figures, geo, job = course.figures, course.sites("geo")[0], demo.job
-    checks = course.sites("ddp")[0]["checks"]
-    steps, tokens = len(geo["losses"]), job.tokens_per_step
+    figures, geo, checks = course.figures, course.sites("geo")[0], course.sites("ddp")[0]["checks"]
+    done = {"steps": len(geo["losses"]), "tokens_per_step": demo.job.tokens_per_step, "parameters": geo["parameters"]}
     return {
         **{name: {method: one[name] for method, one in figures.items()} for name in figures["geo"]},
         "plan": course.plan,
-        "targets": [asdict(one) | {"held": one.held} for one in targets(figures, checks)],
+        "targets": targets(figures, checks),
         "ddp_eval_loss_by_step": checks,
         "geo": {key: value for key, value in geo["geo"].items() if key != "plan"},
-        "setting": asdict(demo) | {"steps": steps, "tokens_per_step": tokens, "parameters": geo["parameters"]},
+        "setting": asdict(demo) | done,
         "runs": [
             {"method": method} | {key: one[key] for key in ("duration_s", "link_mbps")}
             for method, one in course.runs.items()

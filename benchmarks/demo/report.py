@@ -5,14 +5,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib import pyplot
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from benchmarks.demo.course import METHODS, Course
 from benchmarks.kit.figures import loss_curve
 from benchmarks.kit.job import Job, window
-from benchmarks.kit.pictures import COLOURS, STYLE, logarithmic
+from benchmarks.kit.report import COLOURS, STYLE, logarithmic
 
 LINES = {"none": (0, (1, 1)), "ddp": "-", "local_sgd": (0, (5, 1.5)), "geo": "-"}
 COMPUTE = ("#56b4e9", "#a6d8f5")
@@ -24,8 +25,8 @@ _WIDTH = 8
 def draw(path: Path, job: Job, course: Course, traces: Path) -> None:
     """Draws the report into `path`; `traces` is the folder with geo_accel's traces."""
     figures, millions = course.figures, course.sites("geo")[0]["parameters"] / 1e6
-    with pyplot.rc_context(STYLE):
-        figure = pyplot.figure(figsize=(11, 8.2), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 8.2), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         bars, losses = top.subplots(1, 2, width_ratios=[1, 1.25])
         _bars(bars, figures)
@@ -49,7 +50,6 @@ def draw(path: Path, job: Job, course: Course, traces: Path) -> None:
             fontweight="bold",
         )
         figure.savefig(path, dpi=140)
-        pyplot.close(figure)
 
 
 def _bars(axes: Axes, figures: Mapping[str, Mapping]) -> None:

@@ -96,8 +96,6 @@ class Job:
     """Whether site i draws from text i only, or every site from all alike."""
     pretrained: bool = False
     seed: int = 0
-    number: int = 0
-    """Runs that are alike are made again, because a machine's speed drifts."""
     period: int = 1
     """LocalSGD's steps between averages."""
     config: dict | None = field(default=None, hash=False)

@@ -37,15 +37,15 @@ def make_optimizer(
     per site."""
     how = {"betas": (0.9, 0.95), "weight_decay": 0.1, "fused": setting.fused or None}
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, **how)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, setting, steps))
 
+    def share(step: int) -> float:
+        """Of `rate`, in a step counted from 0: a line up, then a cosine down."""
+        if step < setting.warmup:
+            return (step + 1) / setting.warmup
+        way = min(1.0, (step - setting.warmup) / max(1, steps - 1 - setting.warmup))
+        return setting.final_share + (1 - setting.final_share) * (1 + math.cos(math.pi * way)) / 2
 
-def rate_share(step: int, setting: Setting, steps: int) -> float:
-    """The learning rate of a step, counted from 0, as a share of the largest: a line up, then a cosine down."""
-    if step < setting.warmup:
-        return (step + 1) / setting.warmup
-    way = min(1.0, (step - setting.warmup) / max(1, steps - 1 - setting.warmup))
-    return setting.final_share + (1 - setting.final_share) * (1 + math.cos(math.pi * way)) / 2
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 class Trainee:

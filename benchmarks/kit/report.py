@@ -1,15 +1,18 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""What a study says: tables for the terminal and in Markdown, and a file of figures, with what it was measured on."""
+"""What a study says: tables for the terminal and in Markdown, pictures, and a file of figures, with what it was
+measured on."""
 
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -17,6 +20,20 @@ from rich.table import Table as RichTable
 from benchmarks.kit.store import write_json
 from geo_accel.profile.device import processor_name
 from geo_accel.version import __version__
+
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "#0072b2", "outer": "#009e73"}
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+Line = tuple[str, Sequence[tuple[float, float]], Mapping[str, object]]
+"""Its name (none if it begins with "_"), its points, and how `Axes.errorbar` draws it."""
 
 _WORDS = ("method", "case", "codec", "target")
 """Headings of columns that are aligned to the left."""
@@ -55,30 +72,46 @@ def _cell(form: str, row: Mapping[str, object]) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """One thing that a study has to show."""
-
-    name: str
-    wanted: float
-    measured: float | None
-    """None if it was not measured: then nothing is said of it."""
-    at_most: bool = False
-
-    @property
-    def held(self) -> bool:
-        return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
+def goal(name: str, wanted: float, measured: float | None, at_most: bool = False) -> dict:
+    """One thing that a study has to show, and whether it held; `measured` is None if it was not."""
+    held = measured is not None and (measured <= wanted if at_most else measured >= wanted)
+    words = {"bound": "at most" if at_most else "at least", "mark": "yes" if held else "NO"}
+    return {"name": name, "wanted": wanted, "measured": measured, "held": held, **words}
 
 
-def goals_table(title: str, goals: Sequence[Goal]) -> Table:
-    """What was to be shown, what was measured, whether it held."""
+def goals_table(title: str, goals: Sequence[Mapping]) -> Table:
+    """What was to be shown, what was measured, whether it held; nothing of what was not measured."""
     columns = {"target": "{name}", "wanted": "{bound} {wanted:g}", "measured": "{measured:.3f}", "held": "{mark}"}
-    rows = [
-        asdict(one) | {"bound": "at most" if one.at_most else "at least", "mark": "yes" if one.held else "NO"}
-        for one in goals
-        if one.measured is not None
-    ]
-    return Table(title, columns, rows)
+    return Table(title, columns, [one for one in goals if one["measured"] is not None])
+
+
+def logarithmic(axes: Axes, base: int = 10) -> None:
+    """The axis at the bottom, with plain numbers."""
+    axes.set_xscale("log", base=base)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def draw_lines(
+    path: Path, panels: Mapping[str, tuple[float, Sequence[Line]]], across: str, up: str, log: int | None = None
+) -> list[Path]:
+    """By title the value to be reached, as a thin line, and lines; `across` and `up` are what the axes show, `log` the
+    base of a logarithmic one."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(9.0, 5.4 * len(panels)), 4.8), layout="constrained")
+        all_axes = figure.subplots(1, len(panels), squeeze=False)
+        for axes, (title, (target, lines)) in zip(all_axes[0], panels.items(), strict=True):
+            for name, points, how in lines:
+                axes.errorbar(*zip(*points, strict=True), label=name, **{"marker": "o", "ms": 4, "capsize": 3, **how})
+            axes.axhline(target, color=COLOURS["ddp"], lw=0.8, ls=(0, (1, 2)))
+            axes.set_title(title)
+            axes.set_xlabel(across)
+            axes.grid(alpha=0.25, which="both")
+            if log is not None:
+                logarithmic(axes, log)
+        all_axes[0][0].set_ylabel(up)
+        figure.legend(*all_axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        figure.savefig(path, dpi=140)
+    return [path]
 
 
 def report(folder: Path, figures: object, tables: Sequence[Table], console: Console) -> list[Path]:

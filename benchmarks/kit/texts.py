@@ -3,7 +3,7 @@
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def load(kind: str) -> dict[str, list[str]]:
 
         corpus = load_default_corpus(100 * _HELD_OUT)
         return {"train": list(corpus.train), "held_out": list(corpus.validation)}
-    documents = {"source": _source, "headers": _headers, "packages": _packages}[kind]()
+    documents = _packages() if kind == "packages" else _files(kind)
     return divide(without_repeats(documents), halves=kind in PRETRAINED_ON)
 
 
@@ -70,14 +70,15 @@ def without_repeats(documents: Iterable[str]) -> Iterable[str]:
             yield rest
 
 
-def _source() -> Iterable[str]:
-    root = Path(sysconfig.get_path("stdlib"))
-    yield from _read(root, [path for path in root.rglob("*.py") if not _NOT_SOURCE & set(path.parts)])
-
-
-def _headers() -> Iterable[str]:
-    root = Path(torch.__file__).parent / "include"
-    yield from _read(root, [path for folder in ("c10", "torch") for path in (root / folder).rglob("*.h")])
+def _files(kind: str) -> Iterable[str]:
+    if kind == "source":
+        root = Path(sysconfig.get_path("stdlib"))
+        paths = [path for path in root.rglob("*.py") if not _NOT_SOURCE & set(path.parts)]
+    else:
+        root = Path(torch.__file__).parent / "include"
+        paths = [path for folder in ("c10", "torch") for path in (root / folder).rglob("*.h")]
+    for path in sorted(paths, key=lambda path: _place(str(path.relative_to(root)))):
+        yield path.read_text(encoding="utf-8", errors="ignore")
 
 
 def _packages() -> Iterable[str]:
@@ -86,11 +87,6 @@ def _packages() -> Iterable[str]:
         text = found[name].read_text("METADATA")
         if text and name.replace("_", "-") != "geo-accel":
             yield text
-
-
-def _read(root: Path, paths: Sequence[Path]) -> Iterable[str]:
-    for path in sorted(paths, key=lambda path: _place(str(path.relative_to(root)))):
-        yield path.read_text(encoding="utf-8", errors="ignore")
 
 
 def _place(name: str) -> str:

@@ -34,7 +34,7 @@ CHECKS = [(35, 6.60), (42, 6.50), (49, 6.42), (56, 6.36), (63, 6.32), (70, 6.30)
 
 def judged(efficiency=0.97, loss=6.328):
     """Which targets hold."""
-    return [goal.held for goal in targets({"geo": {"efficiency": efficiency, "eval_loss": loss}}, CHECKS)]
+    return [goal["held"] for goal in targets({"geo": {"efficiency": efficiency, "eval_loss": loss}}, CHECKS)]
 
 
 def test_targets_fail_for_a_slow_build_a_forgetful_one_and_one_that_sends_nothing():
@@ -42,7 +42,7 @@ def test_targets_fail_for_a_slow_build_a_forgetful_one_and_one_that_sends_nothin
     assert judged(efficiency=1 / 1.1) == [False, True, False]
     assert judged(loss=6.40) == [True, False, False] == judged(efficiency=1.0, loss=6.45)
     # Better than DDP ends: as many steps.
-    assert targets({"geo": {"efficiency": 1.0, "eval_loss": 6.1}}, CHECKS)[1].measured == 1
+    assert targets({"geo": {"efficiency": 1.0, "eval_loss": 6.1}}, CHECKS)[1]["measured"] == 1
 
 
 def test_turns_are_as_many_as_there_is_time_for():

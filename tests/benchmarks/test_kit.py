@@ -41,7 +41,6 @@ class TestJob:
         changes = [
             {"rate": 2e-3},
             {"seed": 1},
-            {"number": 1},
             {"config": {"sync": {"period": 4}}},
             {"pretrained": True},
             {"setting": LARGE},
