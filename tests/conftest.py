@@ -6,7 +6,9 @@ Tests marked `lab` say why they are skipped where namespaces are not allowed.
 """
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,16 +46,28 @@ def _no_geo_accel_variables(monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _workers_are_forked():
+def fork_servers():
+    """What workers are started by, None where they are plain processes."""
     # Where there is CUDA, imports may ask for its devices, and a fork of who has asked can use none.
     if HAS_CUDA:
-        yield
+        yield None
         return
     servers = ForkServers()
     launch.start_worker = servers.start
-    yield
+    yield servers
     launch.start_worker = launch.start_python
     servers.close()
+
+
+@pytest.fixture(scope="session")
+def python_m(fork_servers) -> Iterator[list[str]]:
+    """`python -m`, to which a module and its arguments are added, for sites of the lab: without its imports where
+    workers are forked."""
+    if fork_servers is None:
+        yield [sys.executable, "-m"]
+        return
+    with fork_servers.door() as command:
+        yield command
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import torch
+import transformers
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -28,6 +29,7 @@ def make_material(job: Job, store: Path) -> None:
     """Makes a job's material below `store` unless it is there; pretraining takes minutes."""
     folder = store / job.material
     folder.mkdir(exist_ok=True)
+    transformers.utils.logging.disable_progress_bar()
     if job.data == "documentation" and not (folder / BLOCKS).exists():
         _make_blocks(job.setting, folder)
     if job.data == "texts" and not (folder / _TEXTS).exists():
@@ -96,14 +98,12 @@ def random_places(texts: Sequence[torch.Tensor], block: int, batch: int, seed: i
 def _make_blocks(setting: Setting, folder: Path) -> None:
     """Writes the demo's blocks of Python's documentation, first weights and tokenizer into `folder`."""
     import datasets
-    import transformers
 
     from recipes.data import build_blocks, load_default_corpus
     from recipes.model import fresh_model
     from recipes.tokenizer import train_byte_level_bpe
 
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     corpus = load_default_corpus(_DEMO_HELD_OUT_PERCENT)
     tokenizer = train_byte_level_bpe(corpus.train, setting.vocabulary)

@@ -52,10 +52,10 @@ class Trainee:
     """A model that one method trains."""
 
     def __init__(
-        self, job: Job, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch], wrap: str = "prepare"
+        self, job: Job, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch], wrap: str
     ) -> None:
-        """`bare` and its optimizer, prepared by accelerate, or with `wrap` "ddp" inside torch's DDP only, which
-        GeoSync does not see, or with "nothing" the floor: a model that nothing is wrapped around."""
+        """`bare` and its optimizer, by `wrap`: "prepare", prepared by accelerate; "ddp", inside torch's DDP only,
+        which GeoSync does not see; "nothing", the floor, a model that nothing is wrapped around."""
         self._accelerator, self._batches, self._clip = accelerator, batches, job.setting.clip
         self._optimizer, self._scheduler = make_optimizer(bare, job.setting, job.rate, job.steps)
         if wrap == "prepare":
@@ -86,10 +86,10 @@ class Trainee:
         return LocalSGD(**both, local_sgd_steps=period) if method == "local_sgd" else nullcontext()
 
 
-class ZeroTrainee:
+class ZeroTrainee(Trainee):
     """The same with a DeepSpeed engine and ZeRO of the job's stage: over all sites, or for geo_accel in each."""
 
-    def __init__(self, job: Job, _: Accelerator, bare: nn.Module, batches: Iterator[Batch], __: str = "") -> None:
+    def __init__(self, job: Job, bare: nn.Module, batches: Iterator[Batch]) -> None:
         import deepspeed
 
         from geo_accel import keep_deepspeed_in_site
@@ -117,9 +117,11 @@ class ZeroTrainee:
         return GeoSync(model=self._engine, config=self._told) if method == "geo" else nullcontext()
 
 
-def trainee_of(job: Job, *given: object) -> Trainee | ZeroTrainee:
-    """Of a job whatever trains its model, made from the same."""
-    return (Trainee if job.zero is None else ZeroTrainee)(job, *given)
+def trainee_of(job: Job, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch], wrap: str) -> Trainee:
+    """Whatever trains the job's model."""
+    if job.zero is not None:
+        return ZeroTrainee(job, bare, batches)
+    return Trainee(job, accelerator, bare, batches, wrap)
 
 
 @torch.no_grad()

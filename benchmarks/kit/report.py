@@ -31,7 +31,6 @@ STYLE = {
     "axes.spines.right": False,
 }
 
-
 Line = tuple[str, Sequence[tuple[float, float]], Mapping[str, object]]
 """Its name (none if it begins with "_"), its points, and how `Axes.errorbar` draws it."""
 
@@ -126,7 +125,6 @@ def report(folder: Path, figures: object, tables: Sequence[Table], console: Cons
 
 def machine() -> dict:
     """Processor, cores that may be used, load averages over 1, 5 and 15 minutes, and versions."""
-    packages = ("torch", "transformers", "accelerate", "tokenizers")
     return {
         "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -134,7 +132,7 @@ def machine() -> dict:
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "geo_accel": __version__,
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in ("torch", "transformers", "accelerate", "tokenizers")},
     }
 
 

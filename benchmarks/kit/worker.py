@@ -126,7 +126,7 @@ def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn
     one = {} if job.shared else {"none": trainee_of(job, accelerator, deepcopy(start), batches, "nothing")}
     if job.others:
         one["ddp"] = one["local_sgd"] = trainee_of(job, accelerator, deepcopy(start), batches, "ddp")
-    one["geo"] = trainee_of(job, accelerator, start, batches)
+    one["geo"] = trainee_of(job, accelerator, start, batches, "prepare")
     one.setdefault("none", one["geo"])
     on_gpu = accelerator.device.type == "cuda"
     with one["geo"].sync("geo", job.config, 1) as geo:

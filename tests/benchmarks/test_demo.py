@@ -3,6 +3,7 @@
 
 import json
 import os
+import pydoc_data.topics
 import signal
 import subprocess
 import sys
@@ -24,10 +25,8 @@ from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
-SMALL = replace(
-    QUICK,
-    job=replace(QUICK.job, setting=replace(QUICK.job.setting, layers=2, width=64, heads=2, vocabulary=1024, batch=2)),
-)
+TINY = replace(QUICK.job.setting, layers=2, width=32, heads=2, vocabulary=1024, batch=2)
+SMALL = replace(QUICK, job=replace(QUICK.job, setting=TINY, steps=20), turns=LEAST_TURNS)
 CHECKS = [(35, 6.60), (42, 6.50), (49, 6.42), (56, 6.36), (63, 6.32), (70, 6.30)]
 """DDP's held-out loss by step."""
 
@@ -69,7 +68,9 @@ def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.lab
 @pytest.mark.timeout(600)
-def test_all_methods_from_end_to_end(tmp_path):
+def test_all_methods_from_end_to_end(tmp_path, monkeypatch, forked_sites):
+    topics = dict(sorted(pydoc_data.topics.topics.items())[::6])
+    monkeypatch.setattr(pydoc_data.topics, "topics", topics)
     stale = tmp_path / "summary.json"
     stale.write_text("of an earlier demo")
     with open(os.devnull, "w") as nowhere:
@@ -106,7 +107,7 @@ def test_all_methods_from_end_to_end(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.lab
-def test_a_failing_worker_shows_its_last_lines(tmp_path):
+def test_a_failing_worker_shows_its_last_lines(tmp_path, forked_sites):
     with pytest.raises(RunFailed, match=r"DDP failed: site\d ended with 1(?s:.)*\[site\d\] .*material"):
         run_batch([replace(SMALL.job, method="ddp", steps=2)], Store(tmp_path), name="DDP")  # but no model
 

@@ -151,7 +151,7 @@ def test_no_batch_is_started_that_would_end_after_the_time(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_tiny_campaign(tmp_path, monkeypatch):
+def test_a_tiny_campaign(tmp_path, monkeypatch, forked_sites):
     few = [f"The quick brown fox jumps over the lazy dog; number {number} of them is slow." for number in range(99)]
     monkeypatch.setattr(material_module, "load", lambda kind: {"train": few, "held_out": few[:9], "earlier": few})
     tiny = Setting(layers=1, width=32, heads=2, batch=2, warmup=2, pretraining_steps=4, evaluation_blocks=8)

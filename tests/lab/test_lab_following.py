@@ -3,7 +3,6 @@
 fixed, in one launch."""
 
 import json
-import sys
 from itertools import pairwise
 from statistics import fmean
 
@@ -24,11 +23,11 @@ CHANGES = [(f"followed step {CHANGE_AT}.", 30), ("fixed step 20.", 100)]
 
 
 @pytest.fixture(scope="module")
-def records(missing_for_the_lab, tmp_path_factory):
+def records(missing_for_the_lab, python_m, tmp_path_factory):
     """Of each run, by site."""
     if missing_for_the_lab:
         pytest.skip(missing_for_the_lab)
-    out, command = tmp_path_factory.mktemp("following"), [sys.executable, "-m", "tests.workers.pace_worker"]
+    out, command = tmp_path_factory.mktemp("following"), [*python_m, "tests.workers.pace_worker"]
     for name, (config, steps) in RUNS.items():
         command += ["--steps", str(steps), "--out", str(out / name), "--step-s", str(STEP_S), "--values", "1200000"]
         command += ["--config", json.dumps(config), "--and"]

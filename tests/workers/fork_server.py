@@ -2,14 +2,17 @@
 """A process that has imported what workers import, and forks each of them: `python -m` without its seconds of imports.
 
 `python fork_server.py FD MODULE ...`, in any folder, imports the modules, then takes requests from the socket FD;
-`forking.ForkServers` asks. A request is one JSON object (module, arguments, environ, cwd) with two files: the worker's
-output and the worker's life line. On the life line the server says how the worker ended; when the other end is shut,
-it kills the worker. When the other end of FD is closed, it kills all workers and ends.
+`forking.ForkServers` asks. A request is one JSON object (module, arguments, environ, cwd) with two files, the worker's
+life line and its output, and perhaps namespaces that it is to enter. On the life line the server says how the worker
+ended; when the other end is shut, it kills the worker. When the other end of FD is closed, it kills all workers and
+ends.
 
 A request that names modules asks for a server, forked as workers are, which imports these as well and takes requests
 from a third file. Whoever asked ends it as it ends the first.
 """
 
+import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -28,10 +31,17 @@ from unittest.mock import patch
 LARGEST_REQUEST = 1 << 17
 """Bytes; under what a kernel lets a unix socket hold."""
 
+MOST_FILES = 8
+"""That come with a request."""
+
 _LATE = {
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("LOCAL_SIZE", "GLOO_SOCKET_IFNAME", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE"),
     *("ACCELERATE_USE_CPU", "PYTEST_CURRENT_TEST"),
+    # What the interpreter reads when it starts; `_become` makes up for it.
+    *("PYTHONFAULTHANDLER", "PYTHONUNBUFFERED"),
+    # For even timing, which a fork does not have anyway.
+    *("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"),
 }
 
 
@@ -64,6 +74,7 @@ def main() -> None:
             break
         _write_to(files[0])
         control, modules = socket.socket(fileno=files[1]), request["modules"]
+    _enter(files[1:])
     _become(request, files[0])
     # From here on this is a worker: what it raises and how it exits is as with `python -m`.
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
@@ -102,7 +113,7 @@ def _serve(control: socket.socket) -> tuple[dict, list[int]]:
         for key, _ in selector.select():
             worker = key.data
             if worker is None:
-                message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 3)
+                message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, MOST_FILES)
                 if not message:
                     for left in workers.values():
                         if not left.serves:
@@ -144,6 +155,18 @@ def _bury(worker: _Worker, selector: selectors.BaseSelector) -> None:
     os.close(worker.ended)
 
 
+def _enter(namespaces: Sequence[int]) -> None:
+    """Enters those that this process is not in; Python before 3.12 lacks the call."""
+    if not namespaces:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = {os.stat(file).st_ino for file in Path("/proc/self/ns").iterdir()}
+    for space in namespaces:
+        if os.fstat(space).st_ino not in own and libc.setns(space, 0) == -1:
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(space)
+
+
 def _become(request: dict, output: int) -> None:
     """Makes of this fork what `python -m MODULE ARGUMENTS` would be just before it runs the module."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -153,6 +176,8 @@ def _become(request: dict, output: int) -> None:
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]
     sys.argv = [request["module"], *request["arguments"]]
+    (faulthandler.enable if os.environ.get("PYTHONFAULTHANDLER") else faulthandler.disable)()
+    sys.stdout.reconfigure(write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # else all workers would draw the same; Python's own generator sees to that itself
 

@@ -8,15 +8,19 @@ those of real ranks do.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import IO
 
-from tests.workers import fork_server
+from tests.workers import fork_client, fork_server
 from tests.workers.fork_server import is_late
 
 MOST_SERVERS = 4
@@ -91,15 +95,49 @@ class ForkServers:
 
     def start(self, command: Sequence[str], environ: Mapping[str, str], output: IO) -> ForkedWorker:
         """`python -m COMMAND` with exactly that environment, its output to a file; does not wait for imports."""
+        module, *arguments = command
+        request = {"module": module, "arguments": arguments, "environ": dict(environ), "cwd": str(Path.cwd())}
+        return self._server(command, environ).fork(request, output)
+
+    def _server(self, command: Sequence[str], environ: Mapping[str, str]) -> "_Server":
+        """The one for that worker, started if there is none."""
         early = {name: value for name, value in environ.items() if not is_late(name)}
         key = (int(environ.get("RANK", 0)) % 2, *sorted(early.items()))
         server = self._servers.pop(key, None) or _Server(TRAINING, early)
         self._servers[key] = server
         if len(self._servers) > MOST_SERVERS:
             self._servers.pop(next(iter(self._servers))).close()
-        module, *arguments = command
-        request = {"module": module, "arguments": arguments, "environ": dict(environ), "cwd": str(Path.cwd())}
-        return server.that_imports(further_imports(command, environ)).fork(request, output)
+        return server.that_imports(further_imports(command, environ))
+
+    @contextmanager
+    def door(self) -> Iterator[list[str]]:
+        """While it is open, gives a command to which a module and its arguments are added, and which starts that from
+        a fork server wherever the command runs: in any namespaces."""
+        with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            path = str(Path(folder, "door"))
+            listener.bind(path)
+            listener.listen()
+            thread = Thread(target=self._let_in, args=[listener])
+            thread.start()
+            try:
+                yield [sys.executable, "-I", "-S", fork_client.__file__, path]
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+    def _let_in(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # the door has been closed
+            while True:
+                life, _ = listener.accept()
+                with life:
+                    message, files, _, _ = socket.recv_fds(life, fork_server.LARGEST_REQUEST, fork_server.MOST_FILES)
+                    if not message:
+                        continue
+                    request = json.loads(message)
+                    server = self._server([request["module"], *request["arguments"]], request["environ"])
+                    server.send(request, [life.fileno(), *files])
+                    for file in files:
+                        os.close(file)
 
     def close(self) -> None:
         for server in self._servers.values():
@@ -138,13 +176,16 @@ class _Server:
 
     def fork(self, request: dict, output: IO, *more: socket.socket) -> ForkedWorker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        files = [theirs.fileno(), output.fileno(), *(file.fileno() for file in more)]
         with theirs:
-            try:
-                socket.send_fds(self._control, [json.dumps(request).encode()], files)
-            except BrokenPipeError:
-                raise RuntimeError(f"a fork server died: {self.last_words()}") from None
+            self.send(request, [file.fileno() for file in (theirs, output, *more)])
         return ForkedWorker(self, ours)
+
+    def send(self, request: dict, files: Sequence[int]) -> None:
+        """Has it fork a worker; `files` are its life line, its output, and what else the request is about."""
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], files)
+        except BrokenPipeError:
+            raise RuntimeError(f"a fork server died: {self.last_words()}") from None
 
     def last_words(self) -> str:
         """What a server that is ending printed."""
