@@ -110,7 +110,7 @@ def test_averaging_every_step_is_data_parallelism_over_all_ranks(runs):
     start = starting_weights("gpt2")
     for name, values in weights[0].items():
         assert (values - over_all[0][name]).abs().max() < 1e-5
-    assert max((values - start[name]).abs().max() for name, values in weights[0].items()) > 1e-3
+    assert max((values - start[name]).abs().max() for name, values in weights[0].items()) > 1e-4
 
 
 def starting_weights(kind: str) -> dict[str, torch.Tensor]:

@@ -52,7 +52,7 @@ def test_a_lasting_change_is_followed_and_efficiency_recovers(records):
     # A review is asked for at the end of the period in which it is due, and its outcome taken a period later.
     assert CHANGE_AT < second["step"] <= CHANGE_AT + REVIEW_STEPS + 3 * first["period"]
     assert step_s(fresh[0]) / step_s(followed[0]) >= 0.9
-    assert step_s(fresh[0]) < 1.2 * STEP_S, "the fresh run hides its transfers: the comparison means something"
+    assert step_s(fresh[0]) < 1.5 * STEP_S, "the fresh run hides its transfers: the comparison means something"
 
 
 @pytest.mark.lab
