@@ -40,8 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds to take medians of")
     parser.add_argument("--chunks", type=int, default=16, metavar="N", help=f"chunks of {CHUNK} values")
     options = parser.parse_args(arguments)
-    if min(options.rounds, options.chunks) < 1:
-        parser.error("--rounds and --chunks must be at least 1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -181,17 +181,17 @@ def draw(folder: Path, found: Mapping[str, Sequence[Mapping]], _: Store) -> list
         "LocalSGD": {"color": COLOURS["local_sgd"], "marker": "^"},
     }
     panels = {}
-    for title in ("finetune", "scratch"):
-        lines, rows = [], [row for row in found.get(title, ()) if row["gap"] is not None]
+    for part in ("finetune", "scratch"):
+        lines, rows = [], [row for row in found.get(part, ()) if row["gap"] is not None]
         # Of several outer steps the best comes last, and stays.
         rows.sort(key=lambda row: row["gap"], reverse=True)
         for name, how in styles.items():
             best = sorted({row["kind"].period: row for row in rows if _series(row["kind"]) == name}.items())
             points = [(period, 100 * row["gap"]) for period, row in best]
             spread = [100 * (row["gap_spread"] or 0.0) for _, row in best]
-            lines += [(name, points, {"yerr": spread, **how})] if best else []
+            lines += [(name, points, {"yerr": spread if any(spread) else None, **how})] if best else []
         if lines:
-            panels[title] = (0.0, lines)
+            panels[parts()[part].title] = (0.0, lines)
     path, up = folder / "loss-by-period.png", "held-out loss above DDP's, %"
     return draw_lines(path, panels, "period H, steps (logarithmic)", up, log=2) if panels else []
 

@@ -7,7 +7,6 @@ Made by `python -m benchmarks.loss --penalty FILE`.
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-VERSION = 2
 _PERIOD = 8
 """At which codecs and delays are compared."""
 _MEAN = (1.0, 0.0)
@@ -41,7 +40,7 @@ def penalty_table(rows: Mapping[str, Sequence[Mapping]], provenance: Mapping[str
     delays = [[kind.delay / _PERIOD, value] for kind, value in beside.items() if kind.codec == "int8"]
     large = {(row["kind"].period, row["kind"].outer): row for row in _of_geo(rows.get("large", ()))}
     return {
-        "version": VERSION,
+        "version": 2,
         "provenance": dict(provenance),
         "base": [
             _entry(key, row) | {"penalty": row["gap"], "spread": row["gap_spread"]}

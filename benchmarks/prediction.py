@@ -49,8 +49,7 @@ def jobs(bandwidths: Sequence[float], periods: Sequence[int]) -> list[Job]:
 
 
 def rows(wanted: Sequence[Job], results: Store) -> list[dict]:
-    """One row per case that was run: seconds per step computing alone, predicted and measured, and the relative
-    error."""
+    """One row per case that was run: seconds per step, computing alone, predicted and measured, and the error."""
     made = []
     for job in wanted:
         if result := results.find(job):

@@ -108,12 +108,10 @@ def figures(scenario: str, steps: int, results: Store) -> list[dict] | None:
 
 def draw(folder: Path, by_scenario: Mapping[str, Sequence[Mapping]], _: Store) -> list[Path]:
     """What runs of several lengths end with, over their seconds, one panel for each kind of links."""
-    panels = {
-        name: (rows[0]["curve"][-1][1], [(row["method"], row["curve"], {}) for row in rows])
-        for name, rows in by_scenario.items()
-    }
-    up = "held-out loss of the averaged model"
-    return draw_lines(folder / "unequal.png", panels, "seconds since the first step", up)
+    lines = {name: [(row["method"], row["curve"], {}) for row in rows] for name, rows in by_scenario.items()}
+    panels = {name: (rows[0]["curve"][-1][1], lines[name]) for name, rows in by_scenario.items()}
+    across, up = "seconds since the first step", "held-out loss of the averaged model"
+    return draw_lines(folder / "unequal.png", panels, across, up)
 
 
 def main(arguments: list[str] | None = None) -> int:

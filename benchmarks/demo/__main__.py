@@ -106,8 +106,7 @@ def demonstrate(demo: Demo, results: Path, console: Console) -> dict:
         say(f"note: {note}")
     say(f"{results / 'model'} loads and goes on: {generate(results / 'model')!r}")
     draw(results / "report.png", job, course, work / "trace")
-    took_s = time.monotonic() - began
-    say(f"{results / 'summary.json'} and {results / 'report.png'} written after {took_s:.0f} s")
+    say(f"{results / 'summary.json'} and {results / 'report.png'} written after {time.monotonic() - began:.0f} s")
     return summary
 
 

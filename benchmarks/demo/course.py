@@ -30,7 +30,6 @@ _STARTING_S = 20.0
 # Reading the results, drawing and generating at the end, in seconds.
 _ENDING_S = 20.0
 
-
 _JOB = Job(setting=DEMO, method="geo", data="documentation", rate=5e-4, steps=70, warmup=14, windows=2, seed=42)
 
 

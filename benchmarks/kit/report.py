@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -24,6 +25,7 @@ from geo_accel.version import __version__
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 COLOURS = {"none": "#7f7f7f", "ddp": "#d55e00", "local_sgd": "#e69f00", "geo": "#0072b2", "outer": "#009e73"}
 STYLE = {
+    "axes.prop_cycle": "cycler(color=['d55e00', 'e69f00', 'cc79a7', '56b4e9', '009e73', '0072b2'])",
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -88,6 +90,7 @@ def logarithmic(axes: Axes, base: int = 10) -> None:
     """The axis at the bottom, with plain numbers."""
     axes.set_xscale("log", base=base)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(base))  # which leaves most out where there are many
 
 
 def draw_lines(

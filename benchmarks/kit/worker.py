@@ -26,8 +26,6 @@ from benchmarks.kit.store import write_json
 
 # Twice what guessing a byte costs: from there no run comes back.
 _HOPELESS = 12.0
-# Of a part of a turn, where the plan's period is longer.
-_MOST_STEPS = 60
 
 
 def main() -> int:
@@ -118,9 +116,9 @@ def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn
 
     `turns`, by turn and method what `part` says; geo_accel's summary as `geo`.
 
-    A part of a turn is a period of the plan, which holds all of its transfers (DDP: two steps, which are alike), after
-    as many steps as the plan delays that are not timed: what comes from before ends there. Sites begin each part
-    together: how far two have drifted apart that did not wait for each other is nobody's cost.
+    A part of a turn is a period of the plan, which holds all of its transfers (of a longer one 60 steps; of DDP two,
+    which are alike), after as many steps as the plan delays that are not timed: what comes from before ends there.
+    Sites begin each part together: how far two have drifted apart that did not wait for each other is nobody's cost.
     """
     batches = material.batches(accelerator, accelerator.process_index)
     one = {} if job.shared else {"none": trainee_of(job, accelerator, deepcopy(start), batches, "nothing")}
@@ -135,7 +133,7 @@ def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn
         def part(method: str) -> dict[str, float]:
             """By step its seconds, bytes sent and seconds that geo_accel waited; the most bytes of the accelerator's
             memory."""
-            period = min(max(engine.plan.period, job.least_steps), _MOST_STEPS)
+            period = min(max(engine.plan.period, job.least_steps), 60)
             warm, count = (max(1, engine.plan.delay) if method == "geo" else 1), (2 if method == "ddp" else period)
             running = nullcontext(geo) if method == "geo" else one[method].sync(method, None, count)
             dist.barrier()

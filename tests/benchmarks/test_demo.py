@@ -3,13 +3,14 @@
 
 import json
 import os
-import pydoc_data.topics
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data import topics
 
 import pytest
 from matplotlib.image import imread
@@ -24,7 +25,6 @@ from benchmarks.kit.store import Store
 from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.plan import read_plan
 
-ROOT = Path(__file__).parents[2]
 TINY = replace(QUICK.job.setting, layers=2, width=32, heads=2, vocabulary=1024, batch=2)
 SMALL = replace(QUICK, job=replace(QUICK.job, setting=TINY, steps=20), turns=LEAST_TURNS)
 CHECKS = [(35, 6.60), (42, 6.50), (49, 6.42), (56, 6.36), (63, 6.32), (70, 6.30)]
@@ -47,8 +47,7 @@ def test_targets_fail_for_a_slow_build_a_forgetful_one_and_one_that_sends_nothin
 def test_turns_are_as_many_as_there_is_time_for():
     seconds = {"none": 0.3, "geo": 0.3, "local_sgd": 0.7, "ddp": 3.1}
     assert FULL.turns_that_fit(seconds, 6, 1e4) == FULL.turns
-    few = FULL.turns_that_fit(seconds, 6, 100.0)
-    assert LEAST_TURNS < few < FULL.turns
+    assert LEAST_TURNS < (few := FULL.turns_that_fit(seconds, 6, 100.0)) < FULL.turns
     assert few * (7 * 0.6 + (7 * 0.7 + 9.3) / FULL.others_every) < 100
     assert FULL.turns_that_fit(seconds, 6, -50.0) == LEAST_TURNS
 
@@ -67,14 +66,11 @@ def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.lab
-@pytest.mark.timeout(600)
 def test_all_methods_from_end_to_end(tmp_path, monkeypatch, forked_sites):
-    topics = dict(sorted(pydoc_data.topics.topics.items())[::6])
-    monkeypatch.setattr(pydoc_data.topics, "topics", topics)
+    monkeypatch.setattr(topics, "topics", dict(sorted(topics.topics.items())[::6]))
     stale = tmp_path / "summary.json"
     stale.write_text("of an earlier demo")
-    with open(os.devnull, "w") as nowhere:
-        summary = demo.demonstrate(SMALL, tmp_path, Console(file=nowhere))
+    summary = demo.demonstrate(SMALL, tmp_path, Console(quiet=True))
     assert stale.read_text() == json.dumps(summary, indent=1) + "\n"
     for key in ("step_s", "efficiency", "eval_loss", "wan_bytes_per_step"):
         assert set(summary[key]) == set(METHODS), key
@@ -115,10 +111,14 @@ def test_a_failing_worker_shows_its_last_lines(tmp_path, forked_sites):
 @pytest.mark.slow
 @pytest.mark.lab
 def test_control_c_ends_all_sites(tmp_path):
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_QUICK": "1", "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.demo"], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True
-    )
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "DEMO_QUICK": "1",
+        "TMPDIR": str(tmp_path),
+    }
+    how = {"cwd": tmp_path, "env": variables, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.demo"], **how)
     try:
         wait_for(lambda: workers_of(tmp_path) >= 2, 120)
         process.send_signal(signal.SIGINT)
@@ -139,11 +139,8 @@ def wait_for(condition, seconds):
 
 def workers_of(folder):
     """How many worker processes use `folder`."""
-    found = 0
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        found += "-m\0benchmarks.kit.worker" in words and str(folder) in words
-    return found
+        with suppress(OSError):  # it has just ended
+            found.append(path.read_bytes().decode(errors="replace"))
+    return sum("-m\0benchmarks.kit.worker" in words and str(folder) in words for words in found)

@@ -111,7 +111,7 @@ def test_a_profile_of_another_model_is_refused():
         choose_plan(request(mode="backward", period=2), [("other", 5)], 2, profile(100))
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 5_000_000), min_size=1, max_size=20),
     st.floats(0.01, 10),

@@ -85,7 +85,7 @@ def followed(steps: int, change_at: int) -> dict:
     """
     torch.manual_seed(0)
     alone = dist.get_world_size() == 2
-    model = Weights(400_000 if alone else 2_000_000)
+    model = Weights(400_000 if alone else 800_000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     session = connect(LINK if alone else LINK | {"sync": {"period": 4, "outer": "mean"}})
     mbps = slowed(session)
