@@ -25,7 +25,7 @@ from benchmarks.kit.store import Store
 from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.plan import read_plan
 
-TINY = replace(QUICK.job.setting, layers=2, width=32, heads=2, vocabulary=1024, batch=2)
+TINY = replace(QUICK.job.setting, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
 SMALL = replace(QUICK, job=replace(QUICK.job, setting=TINY, steps=20), turns=LEAST_TURNS)
 CHECKS = [(35, 6.60), (42, 6.50), (49, 6.42), (56, 6.36), (63, 6.32), (70, 6.30)]
 """DDP's held-out loss by step."""
@@ -60,8 +60,7 @@ def test_loss_curve_takes_the_time_of_the_turns_not_of_a_run_in_a_better_minute(
 def test_without_namespaces_one_line_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr(demo, "why_unavailable", lambda: "the command 'tc' was not found")
     assert demo.main() == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "the command 'tc' was not found" in said
+    assert (said := capsys.readouterr().err).count("\n") == 1 and "the command 'tc' was not found" in said
 
 
 @pytest.mark.slow
@@ -111,23 +110,19 @@ def test_a_failing_worker_shows_its_last_lines(tmp_path, forked_sites):
 @pytest.mark.slow
 @pytest.mark.lab
 def test_control_c_ends_all_sites(tmp_path):
-    variables = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "DEMO_QUICK": "1",
-        "TMPDIR": str(tmp_path),
-    }
+    folder, root = str(tmp_path), str(Path(demo.__file__).parents[2])
+    variables = {**os.environ, "PYTHONPATH": root, "DEMO_QUICK": "1", "TMPDIR": folder}
     how = {"cwd": tmp_path, "env": variables, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.demo"], **how)
     try:
-        wait_for(lambda: workers_of(tmp_path) >= 2, 120)
+        wait_for(lambda: workers_of(folder) >= 2, 120)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "all sites were ended" in said and "Traceback" not in said
-    wait_for(lambda: workers_of(tmp_path) == 0, 10)
+    wait_for(lambda: workers_of(folder) == 0, 10)
 
 
 def wait_for(condition, seconds):
@@ -143,4 +138,4 @@ def workers_of(folder):
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
             found.append(path.read_bytes().decode(errors="replace"))
-    return sum("-m\0benchmarks.kit.worker" in words and str(folder) in words for words in found)
+    return sum("-m\0benchmarks.kit.worker" in words and folder in words for words in found)
