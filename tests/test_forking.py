@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import descendants
 from tests.workers import forking, launch
 from tests.workers.fork_server import is_late
 
@@ -162,7 +163,7 @@ def test_nothing_is_left_when_the_tests_are_killed(folder):
         tests = subprocess.Popen([sys.executable, "-c", script], cwd=folder, stdout=output, env=environ)
         try:
             deadline = time.monotonic() + 20
-            while len(found := _descendants(tests.pid)) < 4 and time.monotonic() < deadline:
+            while len(found := descendants(tests.pid)) < 4 and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert len(found) == 4, "two servers and their workers"
         finally:
@@ -178,11 +179,6 @@ def test_what_differs_between_ranks_is_late():
         assert is_late(variable)
     for variable in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PYTHONPATH", "DS_ACCELERATOR"):
         assert not is_late(variable)
-
-
-def _descendants(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*children, *(one for child in children for one in _descendants(child))]
 
 
 def _runs(pid: int) -> bool:

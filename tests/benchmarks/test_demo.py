@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data import topics
@@ -24,6 +22,7 @@ from benchmarks.kit.runner import RunFailed, run_batch
 from benchmarks.kit.store import Store
 from geo_accel.plan.cost import BYTES_PER_VALUE
 from geo_accel.plan.plan import read_plan
+from tests.processes import eventually, processes_with
 
 TINY = replace(QUICK.job.setting, layers=2, width=64, heads=2, vocabulary=1024, batch=2)
 SMALL = replace(QUICK, job=replace(QUICK.job, setting=TINY, steps=20), turns=LEAST_TURNS)
@@ -111,31 +110,16 @@ def test_a_failing_worker_shows_its_last_lines(tmp_path, forked_sites):
 @pytest.mark.lab
 def test_control_c_ends_all_sites(tmp_path):
     folder, root = str(tmp_path), str(Path(demo.__file__).parents[2])
+    workers = "-m benchmarks.kit.worker", folder
     variables = {**os.environ, "PYTHONPATH": root, "DEMO_QUICK": "1", "TMPDIR": folder}
     how = {"cwd": tmp_path, "env": variables, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.demo"], **how)
     try:
-        wait_for(lambda: workers_of(folder) >= 2, 120)
+        assert eventually(lambda: len(processes_with(*workers)) >= 2, 120)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "all sites were ended" in said and "Traceback" not in said
-    wait_for(lambda: workers_of(folder) == 0, 10)
-
-
-def wait_for(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def workers_of(folder):
-    """How many worker processes use `folder`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has just ended
-            found.append(path.read_bytes().decode(errors="replace"))
-    return sum("-m\0benchmarks.kit.worker" in words and folder in words for words in found)
+    assert eventually(lambda: not processes_with(*workers), 10)

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from geo_accel.lab import LabUnavailable, run_sites, why_unavailable
 from geo_accel.lab import namespaces as namespaces_module
+from tests.processes import descendants, eventually, processes_with
 
 pytestmark = pytest.mark.timeout(60)
 shaped = pytest.mark.lab
@@ -27,36 +30,14 @@ def run(script: str, shaping: bool, **settings: object):
     return run_sites(["sh", "-c", script], shaping=shaping, verify=False, **{"timeout_s": 30, **settings})
 
 
-def processes_with(marker: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if marker in text:
-                found.append(f"{entry.name} {text}")
-    return found
-
-
-def network_namespaces() -> set[str]:
+def network_namespaces(pids: Iterable[int | str] = ("[0-9]*",)) -> set[str]:
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/ns/net"):
+    for entry in chain.from_iterable(Path("/proc").glob(f"{pid}/ns/net") for pid in pids):
         try:
             found.add(os.readlink(entry))
         except OSError:
             continue
     return found
-
-
-def eventually(true, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @both
@@ -156,7 +137,7 @@ def test_large_output_does_not_block():
 )
 def test_whatever_ends_the_command_nothing_is_left(name, options):
     marker = f"{secrets.randbelow(10**6) + 10**6}"
-    before = network_namespaces()
+    here = network_namespaces(["self"])
     # The sleeping grandchild in a session of its own is the hardest to find.
     script = f"setsid sleep {marker} & echo ready; exec sleep {marker}"
     lab = subprocess.Popen(
@@ -171,10 +152,12 @@ def test_whatever_ends_the_command_nothing_is_left(name, options):
         assert "ready" in lab.stdout.readline()
         # A shell that said "ready" may not be the sleeper yet.
         assert eventually(lambda: len(processes_with(f"sleep {marker}")) >= 4), processes_with(marker)
+        made = network_namespaces(descendants(lab.pid)) - here
+        assert bool(made) == ("--no-shaping" not in options)
         lab.send_signal(getattr(signal, name))
         assert lab.wait(timeout=20) == (-9 if name == "SIGKILL" else 128 + getattr(signal, name))
         assert eventually(lambda: not processes_with(marker)), processes_with(marker)
-        assert eventually(lambda: not network_namespaces() - before)
+        assert eventually(lambda: not network_namespaces() & made)
     finally:
         lab.kill()
         lab.wait()
