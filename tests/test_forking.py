@@ -174,6 +174,18 @@ def test_nothing_is_left_when_the_tests_are_killed(folder):
         assert not any(map(_runs, found))
 
 
+def test_a_worker_that_came_through_the_door_ends_as_its_command_and_with_it(servers, folder):
+    with servers.door() as command:
+        how = {"cwd": folder, "stdout": subprocess.PIPE, "text": True}
+        done = subprocess.run([*command, "forked_example", "four"], check=False, **how)
+        assert (done.returncode, json.loads(done.stdout)["argv"]) == (4, ["four"])
+        assert subprocess.run([*command, "forked_example", "kill"], check=False, **how).returncode == -9
+        with subprocess.Popen([*command, "forked_example", "sleep"], **how) as asleep:
+            assert json.loads(asleep.stdout.readline())["imported"]
+            asleep.kill()
+            assert asleep.stdout.read() == "", "the pipe ends when the worker has ended"
+
+
 def test_what_differs_between_ranks_is_late():
     for variable in ("RANK", "LOCAL_RANK", "MASTER_PORT", "GEO_ACCEL_SITE", "PYTEST_CURRENT_TEST"):
         assert is_late(variable)
