@@ -34,8 +34,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt geo_accel/version.py
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
+# Two files at a time, as most of a test is waiting; then, one by one, the tests that measure time.
 test: quality
-	$(PYTEST) --durations=15
+	$(PYTEST) -m "not alone" --numprocesses=2 --dist=loadfile --durations=15
+	$(PYTEST) -m alone
 
 test-fast: quality
 	$(PYTEST) -m "not slow and not lab"

@@ -5,6 +5,8 @@ import pytest
 
 from geo_accel.commands.main import main
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("argv", "words"),

@@ -17,6 +17,8 @@ from geo_accel.lab import LabResult, make_rate_changes, make_sites, run_sites
 from geo_accel.lab.changes import TextWatch
 from geo_accel.lab.namespaces import tool_path
 
+pytestmark = pytest.mark.alone
+
 TRAFFIC = [sys.executable, "-S", str(Path(__file__).with_name("lab_traffic.py")), "{rank}", "{master}"]
 HEADERS = 1514 / 1448
 SIZE = 512 << 10

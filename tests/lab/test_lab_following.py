@@ -11,6 +11,8 @@ import pytest
 from geo_accel.lab import run_sites
 from geo_accel.sync.planning import REVIEW_STEPS
 
+pytestmark = pytest.mark.alone
+
 CHANGE_AT, LAST = 40, 60
 STEP_S = 0.08
 

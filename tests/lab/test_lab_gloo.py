@@ -8,7 +8,7 @@ import pytest
 
 from geo_accel.lab import run_sites
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.timeout(120)]
 
 ALL_REDUCE = """
 import time, torch, torch.distributed as dist

@@ -9,7 +9,7 @@ import pytest
 
 from geo_accel.lab import LabResult, run_sites
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.timeout(90)]
 TRAFFIC = [sys.executable, "-S", str(Path(__file__).with_name("lab_traffic.py")), "{rank}", "{master}"]
 HEADERS = 1514 / 1448
 

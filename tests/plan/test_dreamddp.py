@@ -126,6 +126,7 @@ def test_filling_by_hand():
     assert fill([1, 1], [1, 5], [0, 2]) == [(0, 1), (0, 2)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0], ids=["hides", "even", "overflows"])
 def test_a_deep_model_is_planned_at_once(scale):
     draw = random.Random(1)

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from geo_accel.profile.layers import STEPS, LayerTimer, as_profile
 from geo_accel.units import find_units
 
+pytestmark = pytest.mark.alone
+
 FORWARD, BACKWARD, BETWEEN = 0.004, 0.012, 0.03
 UPDATE = 0.008
 SLACK = 0.006  # a sleep may last longer on a busy machine

@@ -112,6 +112,7 @@ def test_torch_still_has_what_the_seam_leans_on(watch):
     assert seam.issued(dist.group.WORLD) == before + 1 and dist.group.WORLD in list(seam.groups())
 
 
+@pytest.mark.alone
 def test_the_watch_costs_microseconds(watch):
     rounds = 2000
     start = time.perf_counter()

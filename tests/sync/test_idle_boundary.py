@@ -5,12 +5,15 @@ import json
 from itertools import pairwise
 from statistics import median
 
+import pytest
+
 from tests.workers.launch import run_workers
 
 SLEPT_S, BOUND_S = 0.02, 0.003
 CONFIG = {"sync": {"mode": "stream", "schedule": "full", "period": 20, "delay": 1}, "compression": {"codec": "bf16"}}
 
 
+@pytest.mark.alone
 def test_an_idle_boundary_costs_next_to_nothing(tmp_path):
     command = ["tests.workers.pace_worker", "--steps", "60", "--step-s", str(SLEPT_S)]
     command += ["--values", "8000", "--out", str(tmp_path), "--config", json.dumps(CONFIG)]

@@ -8,6 +8,8 @@ import pytest
 from geo_accel.sync.planning import REVIEW_STEPS
 from tests.workers.launch import run_workers
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module", params=[(1, 1), (2, 2), (2, 1)], ids=str)
 def records(request, tmp_path_factory):
