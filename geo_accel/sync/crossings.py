@@ -45,7 +45,9 @@ class Crossings:
         self._marks: dict[ProcessGroup, int] | None = None
         self._issued = 0
         self._waited_before = 0.0
+        self._now: dict[str, _Seen] = {}
         self._seen: dict[str, _Seen] = {}
+        """In this step, which may yet turn out to be none, and in those before it."""
         self._steps = 0
         seam.listen(self)
 
@@ -57,10 +59,12 @@ class Crossings:
         """A training step begins."""
         self._marks = {group: seam.issued(group) for group in seam.groups() if self.minds(group)}
         self._issued, self._waited_before = 0, self._waited_s
+        self._now.clear()
 
     def drop_step(self) -> None:
-        """What follows is no training step: evaluating and saving may gather as they like."""
+        """This is no training step, from its beginning: evaluating and saving may gather as they like."""
         self._marks = None
+        self._now.clear()
 
     def end_step(self, link: Link | None) -> float:
         """Seconds of the step that went into collectives over other sites; tells what they were, once.
@@ -78,6 +82,11 @@ class Crossings:
             seconds = 2 * unseen * (self._link.latency_s if self._link is not None else 0.0)
             waited += seconds
             self._note(UNSEEN, unseen, seconds)
+        for call, now in self._now.items():
+            seen = self._seen.setdefault(call, _Seen())
+            seen.count += now.count
+            seen.seconds += now.seconds
+        self._now.clear()
         self._steps += bool(self._seen)
         if self._steps == REPORT_STEPS:
             self._tell()
@@ -116,13 +125,13 @@ class Crossings:
 
     def _note(self, call: str, count: int, seconds: float) -> None:
         if call not in _told:
-            seen = self._seen.setdefault(call, _Seen())
+            seen = self._now.setdefault(call, _Seen())
             seen.count += count
             seen.seconds += seconds
 
     def _tell(self) -> None:
         if self._seen and self._topology.rank == 0:
-            steps, link = max(1, self._steps), self._link
+            steps, link = self._steps, self._link
             at = f" at a latency of {link.latency_s * 1e3:.3g} ms" if link is not None else ""
             logger.warning(
                 "geo_accel: besides the rounds, training steps wait for other sites in %s: %.3g s per step%s, which "

@@ -86,6 +86,16 @@ def test_our_own_groups_and_dropped_steps_do_not_count(watch):
     assert watch.end_step(LINK) == 0
 
 
+def test_what_a_loop_gathers_before_it_evaluates_is_not_in_a_step(watch, caplog):
+    for _ in range(crossings.REPORT_STEPS):
+        step(watch, gathers=0)
+    watch.start_step()
+    dist.all_reduce(torch.ones(2))  # the mean training loss, to be shown beside what is evaluated
+    watch.drop_step()
+    watch.remove()
+    assert caplog.messages == []
+
+
 def test_torch_gets_its_methods_back_with_the_last_watch(watch):
     second, replaced = Crossings(TWO), Work.wait
     second.remove()
