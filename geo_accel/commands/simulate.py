@@ -209,6 +209,11 @@ def _from_profile(arguments: argparse.Namespace) -> _Question:
     if arguments.latency_ms is not None and arguments.bandwidth_mbps is None:
         raise ValueError("--latency-ms replaces the profile's links: give --bandwidth-mbps too.")
     profile = read_profile(arguments.profile)
+    knows_times = profile.link is not None or any(unit.transfer_s is not None for unit in profile.units)
+    if arguments.bandwidth_mbps is None and not knows_times:
+        raise ValueError(
+            f"{arguments.profile}: the profile knows neither links nor transfer times: give --bandwidth-mbps."
+        )
     sites = arguments.sites if arguments.sites is not None else max(2, len(profile.links))
     tokens = None
     if arguments.batch is not None and arguments.sequence is not None:

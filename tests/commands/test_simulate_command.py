@@ -125,6 +125,14 @@ def test_without_a_link_a_picture_is_refused(capsys, tmp_path):
     assert main([*argv, "--bandwidth-mbps", "100"]) == 0
 
 
+def test_a_profile_measured_on_one_site_asks_for_the_option_that_it_lacks(capsys, tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text(Profile(units=(UnitProfile(name="a", numel=1000, backward_s=0.1),)).to_json())
+    assert main(["simulate", "--profile", str(path)]) == 2
+    assert f"{path}: the profile knows neither links" in (said := capsys.readouterr().err) and "--bandwidth" in said
+    assert main(["simulate", "--profile", str(path), "--bandwidth-mbps", "100"]) == 0
+
+
 def test_without_matplotlib_one_line_says_what_to_install(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*MODEL, "--plot", str(tmp_path / "x.png")]) == 2
