@@ -183,9 +183,12 @@ def run(arguments: Sequence[str]) -> None:
 def start(loop: LoopArguments) -> Accelerator:
     """Join the other processes. All ranks derive the order of the data from the seed, so none has to be told."""
     joining = InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not torch.cuda.is_available():
+    deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed and not torch.cuda.is_available():
         joining.backend = "gloo"  # it would choose none, and every process would train alone
     accelerator = Accelerator(
+        # Started by torchrun it would not know, and leave models without DDP; told so, it leaves DeepSpeed out.
+        cpu=not deepspeed and not torch.accelerator.is_available(),
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
         log_with=loop.report_to if loop.with_tracking else None,
         project_config=ProjectConfiguration(project_dir=loop.output_dir, save_on_each_node=loop.save_on_each_node),

@@ -13,7 +13,7 @@ from torch import nn
 from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
 from geo_accel.integrations.data import sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
-from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed
+from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, require_everybody
 from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
 from geo_accel.integrations.survivor import SurvivedError, save_survivor
 from geo_accel.profile.document import write_whole_folder
@@ -178,6 +178,7 @@ class AccelerateTraining:
     ) -> None:
         self.session = session
         self._accelerator, self._model = accelerator, model
+        require_everybody("the Accelerator", accelerator.num_processes, session.topology, "cpu=True")
         self._refused: tuple[str, ...] = ()
         if session.config.sync.optimizer_in_backward:
             self._refuse_what_needs_all_gradients()

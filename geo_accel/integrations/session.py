@@ -207,6 +207,18 @@ def connect(config: ConfigSource) -> Session | None:
     return session
 
 
+def require_everybody(what: str, known: int, topology: Topology, remedy: str) -> None:
+    """Raises ValueError where `what`, which deals the data and reduces gradients, knows of `known` processes only.
+
+    Accelerate takes a process that torchrun starts on CPUs for the only one, unless it is told that by `remedy`.
+    """
+    if known != topology.world_size:
+        raise ValueError(
+            f"{what} knows of {known} process(es), but {topology.world_size} were launched: each would train alone, "
+            f"on the same data. On CPUs give {remedy}, or set ACCELERATE_USE_CPU=true."
+        )
+
+
 def is_deepspeed(model: nn.Module | None) -> "TypeGuard[DeepSpeedEngine]":
     """Whether `model` is a DeepSpeed engine; DeepSpeed is not imported for that."""
     return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)

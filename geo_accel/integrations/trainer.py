@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import deal_in_site
-from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.integrations.session import ConfigSource, Session, connect, require_everybody
 from geo_accel.integrations.trainer_callback import GeoCallback
 from geo_accel.integrations.trainer_disks import find_disk
 from geo_accel.integrations.trainer_saving import Saving
@@ -50,6 +50,7 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
         session = connect(config)
     if session is None:
         return None
+    require_everybody("TrainingArguments", trainer.args.world_size, session.topology, "use_cpu=True")
     # Here, because DDP will copy rank 0's weights to everyone when training begins; DeepSpeed copies inside the site.
     if trainer.model is not None and not trainer.is_deepspeed_enabled:
         masters = PlainMasters(find_units(trainer.model), session.topology)

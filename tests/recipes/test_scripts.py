@@ -167,6 +167,26 @@ def test_with_deepspeed_a_llama_trains_and_is_saved_whole(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="what is shown is a start without one")
+def test_started_by_torchrun_on_cpus_the_ranks_of_a_site_reduce_gradients(tmp_path, monkeypatch):
+    arguments = f"{TINY} {STEPS[NO_TRAINER]} 4"
+    codes, outputs = start_sites(
+        NO_TRAINER, arguments, tmp_path, monkeypatch, sites=(2, 1), ACCELERATE_USE_CPU="false"
+    )
+    assert codes == [0, 0, 0], outputs
+    assert "| sites | site0, site1 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="what is shown is a start without one")
+def test_a_trainer_that_knows_of_no_other_process_is_refused(tmp_path, monkeypatch):
+    arguments = f"{TINY} {STEPS[TRAINER].replace('--use_cpu', '')} 4"
+    codes, outputs = start_sites(TRAINER, arguments, tmp_path, monkeypatch, ACCELERATE_USE_CPU="false")
+    assert codes == [2, 2], outputs
+    assert all("TrainingArguments knows of 1 process(es), but 2 were launched" in output for output in outputs)
+
+
+@pytest.mark.slow
 def test_sites_that_were_given_different_text_stop_before_the_first_step(tmp_path, monkeypatch):
     for site in range(2):
         (tmp_path / f"train-{site}.txt").write_text(f"site {site} has this line\n" * 200)
