@@ -4,7 +4,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo_accel.config.names import AUTO, AUTOMATIC_CODECS, SPARSE_CODECS, Auto, Coefficients, Mode, Schedule
+from geo_accel.config.names import (
+    AUTO,
+    AUTOMATIC_CODECS,
+    SPARSE_CODECS,
+    Auto,
+    Coefficients,
+    Exchange,
+    Mode,
+    Schedule,
+)
 from geo_accel.config.parts import Outer, Overlap
 from geo_accel.config.schema import GeoConfig
 
@@ -61,7 +70,10 @@ class Request:
     @property
     def codecs(self) -> tuple[str, ...]:
         """Those that the choice is between."""
-        return AUTOMATIC_CODECS if self.codec == AUTO else (self.codec,)
+        if self.codec != AUTO:
+            return (self.codec,)
+        dense_only = self.exchange == Exchange.TWO_SHOT
+        return tuple(codec for codec in AUTOMATIC_CODECS if not (dense_only and codec in SPARSE_CODECS))
 
     @property
     def needs_measurement(self) -> bool:

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geo_accel.config import CODECS
+from geo_accel.config.names import DENSE_CODECS
 from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import FILL, LONGEST_PERIOD, choose_plan
 from geo_accel.plan.penalty import penalties
@@ -74,6 +75,12 @@ def test_what_is_fixed_stays_fixed():
     plan = choose_plan(request(period=3, codec="fp32", delay=2), GPT2, 2)
     assert (plan.period, plan.codec, plan.delay) == (3, "fp32", 2)
     assert choose(100, period=2).period == 2
+
+
+@pytest.mark.parametrize("mbps", [1, 100, 10_000])
+def test_averaging_by_shares_leaves_the_dense_codecs_to_choose_from(mbps):
+    plan = choose(mbps, sites=3, exchange="two-shot")
+    assert plan.exchange == "two-shot" and plan.codec in DENSE_CODECS
 
 
 def test_a_fixed_period_that_cannot_hide_says_so():
