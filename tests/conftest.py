@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,11 @@ def python_m(fork_servers) -> Iterator[list[str]]:
         yield command
 
 
-@pytest.fixture(scope="session")
-def missing_for_the_lab() -> str | None:
-    return why_unavailable()
+_missing_for_the_lab = cache(why_unavailable)
 
 
-@pytest.fixture(autouse=True)
-def _skip_without_namespaces(request):
-    # Only a test that needs the lab pays for the question.
-    if request.node.get_closest_marker("lab"):
-        missing = request.getfixturevalue("missing_for_the_lab")
-        if missing:
-            pytest.skip(missing)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # Before fixtures, some of which need the lab themselves; only a test that needs it pays for the question.
+    if item.get_closest_marker("lab") and (missing := _missing_for_the_lab()):
+        pytest.skip(missing)

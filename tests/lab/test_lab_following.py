@@ -25,10 +25,8 @@ CHANGES = [(f"followed step {CHANGE_AT}.", 30), ("fixed step 20.", 100)]
 
 
 @pytest.fixture(scope="module")
-def records(missing_for_the_lab, python_m, tmp_path_factory):
+def records(python_m, tmp_path_factory):
     """Of each run, by site."""
-    if missing_for_the_lab:
-        pytest.skip(missing_for_the_lab)
     out, command = tmp_path_factory.mktemp("following"), [*python_m, "tests.workers.pace_worker"]
     for name, (config, steps) in RUNS.items():
         command += ["--steps", str(steps), "--out", str(out / name), "--step-s", str(STEP_S), "--values", "1200000"]
