@@ -1,7 +1,7 @@
 # make test: format, lint, types and every test.  make demo: the comparison on two emulated sites.
 # Both set up .venv themselves. `make PYTHON=python3.12 test` chooses the interpreter that .venv is made from.
 PYTHON ?= python3
-EXTRAS := test,recipes,report,peft,deepspeed,trl,quality
+EXTRAS := test,recipes,report,keys,peft,deepspeed,trl,quality
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

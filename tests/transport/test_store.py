@@ -18,10 +18,10 @@ def planes(monkeypatch):
     monkeypatch.setattr(store, "default_store", lambda: shared)
 
     def make(ranks, deadline_s=20.0):
-        monkeypatch.setattr(store, "_generations", 0)
+        monkeypatch.setattr(store, "_control_planes", 0)
         made = []
         for rank in range(ranks):
-            store._generations = 0  # as in processes of their own
+            store._control_planes = 0  # as in processes of their own
             made.append(ControlPlane(rank, ranks, deadline_s))
         return made
 
@@ -69,7 +69,7 @@ class Counted:
 
 def test_a_gather_takes_two_round_trips(planes):
     first, second = planes(2)
-    second._store = counted = Counted(second._store)
+    second._store._store = counted = Counted(second._store._store)
 
     def work(plane):
         for _ in range(10):
@@ -102,7 +102,7 @@ def test_another_plane_is_not_kept_waiting(planes):
     first, second = planes(2)
     others = [first.another(), second.another()]
     for number, plane in enumerate(others):  # of the same generation on every rank
-        plane._store = PrefixStore("other", store.default_store())
+        plane._store._store = PrefixStore("other", store.default_store())
         assert plane._rank == number
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(first.gather, "waiting", 1)
@@ -141,9 +141,12 @@ def test_a_store_that_is_gone_is_rank_0_lost(planes):
         def set(self, *_):
             pass
 
+        def set_timeout(self, *_):
+            pass
+
         def multi_get(self, *_):
             raise RuntimeError("Connection reset by peer\nmore")
 
-    second._store = Gone()
+    second._store._store = Gone()
     with pytest.raises(SiteLostError, match=r"testing: lost rank 0, which holds the job's store, after 0 s \(Conn"):
         second.gather("testing", None)

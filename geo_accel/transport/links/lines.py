@@ -1,0 +1,182 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""TLS over sockets that do not block, as steps of one loop: each step yields what it waits for.
+
+One thread runs all lines of a rank, inside its swaps. So no line needs a lock, and a training thread shares its
+processor with one thread at most.
+"""
+
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable, Generator
+from enum import Enum
+
+from geo_accel.transport.links.frames import HEAD_BYTES, Frame, FrameError, Head, Kind
+from geo_accel.transport.links.hello import Hello
+
+
+class Wait(Enum):
+    """What a step waits for."""
+
+    READABLE = 1
+    WRITABLE = 2
+    MORE = 3
+    """Something that the loop itself brings."""
+    TURN = 4
+    """Others to have theirs: TLS may hold bytes that no socket shows."""
+
+
+Steps = Generator[Wait, None, None]
+
+
+class LineBrokenError(Exception):
+    """The connection ended or the other end said what it must not."""
+
+    def __init__(self, cause: str, *, by_peer: bool = False) -> None:
+        """`by_peer`: the other end has closed or reset it, so its machine is there."""
+        super().__init__(cause)
+        self.by_peer = by_peer
+
+
+class LineRefusedError(LineBrokenError):
+    """The other end does not take this line, and says why."""
+
+
+def broken(error: OSError) -> LineBrokenError:
+    """What ended a line, from what the socket says of it."""
+    words = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        return LineRefusedError(f"it does not take this end's certificate ({(error.reason or '').lower()})")
+    by_peer = isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return LineBrokenError(words, by_peer=by_peer)
+
+
+def connecting(connection: socket.socket, address: tuple) -> Steps:
+    """Connects to `address`, as `socket.getaddrinfo` gives it."""
+    try:
+        connection.connect(address)
+    except BlockingIOError:
+        yield Wait.WRITABLE
+    except OSError as error:
+        raise broken(error) from error
+    failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failed:
+        raise broken(OSError(failed, os.strerror(failed)))
+
+
+def shaking_hands(connection: ssl.SSLSocket) -> Steps:
+    """TLS's handshake."""
+    while True:
+        try:
+            connection.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            yield Wait.READABLE
+        except ssl.SSLWantWriteError:
+            yield Wait.WRITABLE
+        except ssl.SSLCertVerificationError as error:
+            raise LineRefusedError(f"its certificate is refused: {error.verify_message}") from error
+        except OSError as error:
+            raise broken(error) from error
+
+
+def sending(connection: socket.socket, data: bytes | memoryview) -> Steps:
+    """All of `data`."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        count = yield from sending_some(connection, rest)
+        rest = rest[count:]
+
+
+def receiving(connection: ssl.SSLSocket, room: memoryview) -> Steps:
+    """As many bytes as `room` is long, into it."""
+    while room:
+        count = yield from receiving_some(connection, room)
+        room = room[count:]
+
+
+def receiving_some(connection: ssl.SSLSocket, room: memoryview) -> Generator[Wait, None, int]:
+    """At least one byte into `room`; how many."""
+    while True:
+        try:
+            count = connection.recv_into(room)
+        except ssl.SSLWantReadError:
+            yield Wait.READABLE
+            continue
+        except ssl.SSLWantWriteError:
+            yield Wait.WRITABLE
+            continue
+        except OSError as error:
+            raise broken(error) from error
+        if count == 0:
+            raise LineBrokenError("it was closed at the other end", by_peer=True)
+        return count
+
+
+def sending_some(connection: socket.socket, data: memoryview) -> Generator[Wait, None, int]:
+    """At least one byte of `data`; how many."""
+    while True:
+        try:
+            return connection.send(data)
+        except (ssl.SSLWantWriteError, BlockingIOError):
+            yield Wait.WRITABLE
+        except ssl.SSLWantReadError:
+            yield Wait.READABLE
+        except OSError as error:
+            raise broken(error) from error
+
+
+def receiving_frame(connection: ssl.SSLSocket) -> Generator[Wait, None, Frame]:
+    """One small frame."""
+    head_room = bytearray(HEAD_BYTES)
+    yield from receiving(connection, memoryview(head_room))
+    head = Head.from_bytes(head_room)
+    if head.kind == Kind.CHUNK:
+        raise FrameError("payload came where none is expected")
+    body = bytearray(head.length)
+    yield from receiving(connection, memoryview(body))
+    return Frame(head.kind, head.transfer, head.chunk, bytes(body))
+
+
+def greeting(connection: ssl.SSLSocket, hello: Hello) -> Steps:
+    """Says hello and hears the answer. Raises LineRefusedError with the other end's words."""
+    yield from sending(connection, Frame(Kind.HELLO, body=hello.to_bytes()).to_bytes())
+    answer = yield from receiving_frame(connection)
+    if answer.kind == Kind.REFUSED:
+        raise LineRefusedError(answer.body.decode(errors="replace"), by_peer=True)
+    if answer.kind != Kind.WELCOME:
+        raise FrameError(f"a {answer.kind.name} came in answer to a hello")
+
+
+def greeted(connection: ssl.SSLSocket, problem_with: Callable[[Hello], str | None]) -> Generator[Wait, None, Hello]:
+    """Hears a hello and answers it. Raises LineRefusedError for a `problem_with` it, which is said first."""
+    frame = yield from receiving_frame(connection)
+    if frame.kind != Kind.HELLO:
+        raise FrameError(f"a {frame.kind.name} came where a hello is expected")
+    hello = Hello.from_bytes(frame.body)
+    problem = problem_with(hello)
+    if problem is not None:
+        yield from sending(connection, Frame(Kind.REFUSED, body=problem.encode()).to_bytes())
+        raise LineRefusedError(problem)
+    yield from sending(connection, Frame(Kind.WELCOME).to_bytes())
+    return hello
+
+
+def prepare(connection: socket.socket) -> None:
+    """Sets what all lines want of TCP, as far as the kernel grants it."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    options: list[tuple[str, int, int | bytes]] = [
+        # Lost packets say little of a long line's rate; BBR goes by what arrives.
+        ("TCP_CONGESTION", socket.IPPROTO_TCP, b"bbr"),
+        # What waits in the kernel can go over no other line.
+        ("TCP_NOTSENT_LOWAT", socket.IPPROTO_TCP, 128 * 1024),
+        ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 15),
+        ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 5),
+        ("TCP_KEEPCNT", socket.IPPROTO_TCP, 4),
+        ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+    ]
+    for name, level, value in options:
+        with contextlib.suppress(OSError, AttributeError):
+            connection.setsockopt(level, getattr(socket, name), value)

@@ -1,0 +1,220 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""One peer: the lines to it, and how a transfer's bytes go over them, as steps of the transport's loop."""
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from geo_accel.transport.identity import Header
+from geo_accel.transport.links.frames import HEAD_BYTES, LARGEST_CHUNK, Frame, FrameError, Frames, Head, Kind
+from geo_accel.transport.links.lines import (
+    LineBrokenError,
+    Steps,
+    Wait,
+    receiving,
+    receiving_some,
+    sending,
+    sending_some,
+)
+from geo_accel.transport.links.transfer import Pair, bounds
+
+CONTROL = 0
+"""The number of the line that carries no payload."""
+_NOTHING = memoryview(b"")
+_CONTROL_BYTES = 64 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One connection that both ends have agreed on."""
+
+    number: int
+    connection: ssl.SSLSocket
+    read: Steps = field(init=False)
+    write: Steps = field(init=False)
+    read_waits: Wait = Wait.READABLE
+    write_waits: Wait = Wait.MORE
+    interest: int = 0
+    """What its selector looks for."""
+    room: memoryview = _NOTHING
+    """Where the rest of the chunk goes that is arriving."""
+    leaving: memoryview = _NOTHING
+    """The rest of the chunk that is leaving."""
+    queue: deque[bytes] = field(default_factory=deque)
+    """Frames that wait to leave, on the control line."""
+
+
+class Link:
+    """This rank's end of the lines to one peer."""
+
+    def __init__(self, peer: int, lines: int, sink: memoryview) -> None:
+        """`lines` for payload, besides the one for control. What has arrived twice goes into `sink`."""
+        self.peer = peer
+        self.pair = Pair()
+        self.lines: list[Line | None] = [None] * (lines + 1)
+        self.progress_at = monotonic()
+        """When bytes last came from it or went to it."""
+        self.news = False
+        """Whether steps that wait for the loop may go on."""
+        self.bye: str | None = None
+        """Why it has closed for good, in its words."""
+        self.lost_at: float | None = None
+        """When its last line broke that the peer itself has closed; None while there is one."""
+        self.heard: Header | None = None
+        """What it says the transfer is."""
+        self._fits: Callable[[Header], bool] = lambda header: False
+        self._payload = self._room = _NOTHING
+        self._sink = sink
+
+    # ---- a transfer
+
+    def begin(self, header: Header, payload: memoryview, room: memoryview, fits: Callable[[Header], bool]) -> None:
+        """Sends `payload`, and receives into `room` once a header `fits`."""
+        self._payload, self._room, self._fits, self.heard = payload, room, fits, None
+        self.progress_at = monotonic()
+        self.say(self.pair.begin(header.to_bytes(), len(payload), len(room)))
+        self._look_at_header()
+        self.news = True
+
+    def end(self) -> None:
+        """Nothing reads the payload or writes into the room from here on."""
+        for line in filter(None, self.lines):
+            # What was said twice is still on its way.
+            line.leaving = memoryview(bytes(line.leaving))
+            line.room = self._sink[: len(line.room)]
+        self._payload = self._room = _NOTHING
+
+    @property
+    def is_over(self) -> bool:
+        return self.pair.is_over and self.has_said
+
+    @property
+    def has_said(self) -> bool:
+        """Whether nothing waits to leave on the control line."""
+        control = self.lines[CONTROL]
+        return control is not None and not control.queue
+
+    def say(self, frames: list[Frame]) -> None:
+        """On the control line; where there is none, a new one says all that matters."""
+        control = self.lines[CONTROL]
+        if control is not None and frames:
+            control.queue.append(b"".join(frame.to_bytes() for frame in frames))
+            self.news = True
+
+    # ---- lines
+
+    @property
+    def is_whole(self) -> bool:
+        return all(self.lines)
+
+    def attach(self, line: Line) -> None:
+        """A line that both ends have agreed on; it takes the place of one of the same number."""
+        old = self.lines[line.number]
+        if old is not None:
+            self.detach(old)
+        self.lines[line.number] = line
+        self.lost_at = None
+        if line.number == CONTROL:
+            line.read, line.write = self._reading_control(line), self._writing_control(line)
+            self.say(self.pair.control_is_back())
+        else:
+            line.read, line.write = self._reading(line), self._writing(line)
+        self.news = True
+
+    def detach(self, line: Line, *, by_peer: bool = False) -> None:
+        """It broke, or makes way: what was on it goes over others."""
+        line.connection.close()
+        if self.lines[line.number] is line:
+            self.lines[line.number] = None
+            self.pair.lost_line(line.number)
+            self.news = True
+            if by_peer and not any(self.lines):
+                self.lost_at = monotonic()
+
+    # ---- steps
+
+    def _reading_control(self, line: Line) -> Steps:
+        frames, room = Frames(), memoryview(bytearray(_CONTROL_BYTES))
+        while True:
+            count = yield from receiving_some(line.connection, room)
+            for frame in frames.feed(room[:count]):
+                if frame.kind == Kind.BYE:
+                    self.bye = frame.body.decode(errors="replace")
+                    raise LineBrokenError(self.bye, by_peer=True)
+                self._hear(frame)
+            self._moves()
+
+    def _writing_control(self, line: Line) -> Steps:
+        while True:
+            while line.queue:
+                yield from sending(line.connection, line.queue[0])
+                line.queue.popleft()
+            yield Wait.MORE
+
+    def _reading(self, line: Line) -> Steps:
+        head_room = bytearray(HEAD_BYTES)
+        while True:
+            yield from receiving(line.connection, memoryview(head_room))
+            head = Head.from_bytes(head_room)
+            if head.kind == Kind.HEADER:
+                body = bytearray(head.length)
+                yield from receiving(line.connection, memoryview(body))
+                self._hear(Frame(Kind.HEADER, head.transfer, body=bytes(body)))
+                continue
+            if head.kind != Kind.CHUNK or head.transfer > self.pair.number + 1:
+                raise FrameError(f"a {head.kind.name} of transfer {head.transfer} came in {self.pair.number}")
+            # Nothing is written anywhere before it is known to be of this transfer.
+            while head.transfer > self.pair.number or (head.transfer == self.pair.number and not self._is_expected):
+                yield Wait.MORE
+            place = self.pair.arriving(head.transfer, head.chunk, head.length)
+            line.room = self._sink[: head.length] if place is None else self._room[slice(*place)]
+            while line.room:
+                count = yield from receiving_some(line.connection, line.room)
+                line.room = line.room[count:]
+                self._moves()
+            got = self.pair.arrived(head.transfer, head.chunk)
+            if got is not None:
+                self.say([got])
+            yield Wait.TURN
+
+    def _writing(self, line: Line) -> Steps:
+        announced = 0
+        while True:
+            chunk = self.pair.next_chunk(line.number)
+            if chunk is None:
+                yield Wait.MORE
+                continue
+            number, (lo, hi) = self.pair.number, bounds(self.pair.out_bytes, chunk)
+            line.leaving = self._payload[lo:hi]
+            first = Head(Kind.CHUNK, hi - lo, number, chunk).to_bytes()
+            if announced != number:
+                # So that no payload waits for the control line, whose packets may be the ones that get lost.
+                first, announced = self.pair.said.to_bytes() + first, number
+            yield from sending(line.connection, first)
+            while line.leaving:
+                count = yield from sending_some(line.connection, line.leaving)
+                line.leaving = line.leaving[count:]
+                self._moves()
+            yield Wait.TURN
+
+    def _hear(self, frame: Frame) -> None:
+        self.pair.hear(frame)
+        self._look_at_header()
+        self.news = True
+
+    def _look_at_header(self) -> None:
+        if self.heard is None and self.pair.header is not None:
+            self.heard = Header.from_bytes(self.pair.header)
+
+    @property
+    def _is_expected(self) -> bool:
+        return self.heard is not None and self._fits(self.heard)
+
+    def _moves(self) -> None:
+        self.progress_at = monotonic()
+
+
+def new_sink() -> memoryview:
+    return memoryview(bytearray(LARGEST_CHUNK))
