@@ -39,7 +39,7 @@ def test_nothing_given_is_all_auto():
     values = [(setting.key, setting.default) for setting in settings()]
     named = {"sync.mode": "stream", "compression.coefficients": "equal"}
     named |= dict.fromkeys(("sync.optimizer_in_backward", "resilience.allow_public_plaintext"), False)
-    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 19
+    assert dict(values) == {key: named.get(key, "auto") for key, _ in values} and len(values) == 23
 
 
 def test_every_setting_has_a_help_text_and_its_allowed_values():

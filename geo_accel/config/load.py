@@ -14,6 +14,9 @@ from geo_accel.config.schema import GeoConfig, as_dict, unknown_key
 
 ENVIRONMENT = {
     "GEO_ACCEL_SITE": "the name of the site that this process belongs to, whatever `sites` says",
+    "GEO_ACCEL_MEET": "where sites that are jobs of their own meet, whatever `meet.at` says",
+    "GEO_ACCEL_KEYS": "the site's key file, whatever `meet.keys` says",
+    "GEO_ACCEL_EXPECT": "how many sites the run has, whatever `meet.expect` says",
     "GEO_ACCEL_TRACE": "a folder to write one Perfetto trace per process into",
     "GEO_ACCEL_LAB": "set by `geo-accel lab`, so that a script can tell that it runs there",
 }

@@ -24,7 +24,7 @@ from geo_accel.config.names import (
 from geo_accel.config.parts import OUTER_ALLOWED, OVERLAP_ALLOWED, Outer, Overlap, read_outer, read_overlap
 from geo_accel.config.rules import Rule, choice, file, nearest, plain, real, sizes, switch, whole, word
 
-PER_SITE = ("link.interface", "sync.plan")
+PER_SITE = ("link.interface", "sync.plan", "meet.at", "meet.listen", "meet.keys", "meet.expect")
 """Settings that may differ between sites, left out of `fingerprint` and `differences`."""
 
 
@@ -169,6 +169,37 @@ class LinkConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class MeetConfig:
+    """Where sites meet that are jobs of their own."""
+
+    at: str | Auto = _setting(
+        AUTO,
+        word("host:port, or listen:port at the site that the others come to"),
+        help="where the sites meet: each starts a job of its own then; GEO_ACCEL_MEET overrides it; if auto, one job"
+        " spans all sites",
+        when="for a job per site; differs per site",
+    )
+    listen: str | Auto = _setting(
+        AUTO,
+        word("host:port or :port, where others can dial this site"),
+        help="where this site listens besides; sites that nobody can dial dial out themselves",
+        when="where two sites can reach each other directly, and not only the meeting point",
+    )
+    keys: str | Auto = _setting(
+        AUTO,
+        file("a key file, as geo-accel keys add writes it"),
+        help="what proves who this site is; GEO_ACCEL_KEYS overrides it",
+        when="with meet.at, where it must be given; differs per site",
+    )
+    expect: int | Auto = _setting(
+        AUTO,
+        whole(at_least=2),
+        help="how many sites to wait for before the first step; GEO_ACCEL_EXPECT overrides it; 2 if auto everywhere",
+        when="with more than two sites, at one of them at least",
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class ResilienceConfig:
     """What happens when a site is late, and what may cross an unprotected network."""
 
@@ -200,6 +231,7 @@ class GeoConfig:
     sync: SyncConfig = _section(SyncConfig, help="when each layer is synchronised between sites")
     compression: CompressionConfig = _section(CompressionConfig, help="how far transfers are compressed")
     link: LinkConfig = _section(LinkConfig, help="the network between the sites")
+    meet: MeetConfig = _section(MeetConfig, help="where sites meet that are jobs of their own")
     resilience: ResilienceConfig = _section(ResilienceConfig, help="failures, deadlines and protection")
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,7 +239,7 @@ class GeoConfig:
         return as_dict(self)
 
     def fingerprint(self) -> str:
-        """A SHA-256 in hex that all sites must share; `link.interface` and `sync.plan` may differ and are left out.
+        """A SHA-256 in hex that all sites must share; what is in `PER_SITE` may differ and is left out.
 
         Take it of a config from `load_config`, which stores equal settings equally (100 and 100.0 are one bandwidth).
         """

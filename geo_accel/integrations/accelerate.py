@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Accelerate: `GeoSync` around a training loop, where `accelerate.local_sgd.LocalSGD` would stand."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
-from geo_accel.integrations.data import sample_order_is_agreed
-from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.data import deal_over_sites, is_shuffled, sample_order_is_agreed
+from geo_accel.integrations.gradients import (
+    bare_model,
+    keep_gradients_in_site,
+    refuse_what_else_crosses,
+    require_wrapped,
+)
 from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, require_everybody
 from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
 from geo_accel.integrations.survivor import SurvivedError, save_survivor
@@ -20,6 +26,8 @@ from geo_accel.profile.document import write_whole_folder
 from geo_accel.sync.engine import Engine
 from geo_accel.sync.state_files import write_unchecked
 from geo_accel.transport.errors import SiteLostError
+
+logger = logging.getLogger("geo_accel")
 
 
 class Training(Protocol):
@@ -84,8 +92,7 @@ class GeoSync:
         self._project = Path(getattr(accelerator, "project_dir", None) or ".")
         self._training = _begin(accelerator, model, optimizer, config, self._survive) if enabled else None
         if self._training is not None and accelerator is not None:
-            for loader in accelerator._dataloaders:
-                sample_order_is_agreed(loader)
+            _deal(accelerator, self._training.session)
 
     @property
     def engine(self) -> Engine | None:
@@ -147,6 +154,21 @@ class GeoSync:
         raise SurvivedError(f"{error} {saved}") from error
 
 
+def _deal(accelerator: Accelerator, session: Session) -> None:
+    """Prepared loaders read as those of one job over all sites would."""
+    for number, loader in enumerate(accelerator._dataloaders):
+        if session.one_world or is_shuffled(loader):
+            if not session.one_world:
+                deal_over_sites(loader, session, accelerator.even_batches)
+            sample_order_is_agreed(loader, session)
+        elif session.topology.rank == 0:
+            logger.info(
+                "geo_accel: dataloader %d is not shuffled, so every site reads all of it, as for evaluation; to train "
+                "on it, give it to geo_accel.shard_over_sites.",
+                number,
+            )
+
+
 def _begin(
     accelerator: Accelerator | None,
     model: nn.Module,
@@ -178,14 +200,16 @@ class AccelerateTraining:
     ) -> None:
         self.session = session
         self._accelerator, self._model = accelerator, model
-        require_everybody("the Accelerator", accelerator.num_processes, session.topology, "cpu=True")
+        require_everybody("the Accelerator", accelerator.num_processes, session.launched, "cpu=True")
         self._refused: tuple[str, ...] = ()
         if session.config.sync.optimizer_in_backward:
             self._refuse_what_needs_all_gradients()
         refuse_what_was_loaded_early(
             session.control, session.topology, SiteState(accelerator, filter(None, [optimizer])).optimizers
         )
-        keep_gradients_in_site(model, session)
+        require_wrapped(model, session)
+        if session.one_world:
+            keep_gradients_in_site(model, session)
         self._begun = False
         self.engine = session.engine(
             bare_model(model),
@@ -196,9 +220,9 @@ class AccelerateTraining:
         self._checkpoints = Checkpoints.join(accelerator, model, Member(self.engine, session, optimizer, survive))
 
     def stepped(self) -> bool:
-        if not self._begun:
+        if not self._begun and self.session.one_world:
             refuse_what_else_crosses(self._accelerator, self.session.topology)
-            self._begun = True
+        self._begun = True
         return self._accelerator.sync_gradients
 
     def save_alone(self, folder: Path) -> bool:

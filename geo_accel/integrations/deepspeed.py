@@ -16,7 +16,7 @@ from geo_accel.config import GeoConfig, load_config
 from geo_accel.config.names import Mode
 from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.deepspeed_block_seam import unread_block
-from geo_accel.integrations.session import ConfigSource, Session, connect
+from geo_accel.integrations.session import ConfigSource, Session, already_joined, connect
 from geo_accel.masters import Masters
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine
@@ -35,6 +35,8 @@ _loaded_with_sites: "WeakSet[DeepSpeedEngine]" = WeakSet()
 def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     """From now on every DeepSpeed collective of this process stays in its site. Collective.
 
+    Where each site is a job of its own they do so anyway: it only connects the sites then.
+
     Call it once torch.distributed is initialised (`Accelerator()`, `TrainingArguments(...)` and
     `deepspeed.init_distributed()` do that) and before DeepSpeed partitions anything: before `accelerator.prepare` or
     `deepspeed.initialize`, and with ZeRO-3 before the model is created. `plug_into` calls it, which is early enough
@@ -49,12 +51,15 @@ def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     """
     block = unread_block()
     config = block if config is None else config
+    joined = already_joined()
+    if joined is not None:
+        return joined if config is None else connect(config)
     backend = seam.installed()
     if backend is not None:
         return backend.session if config is None else _with_config(backend.session, load_config(config))
     seam.require_version()
     session = connect(config)
-    if session is not None:
+    if session is not None and session.one_world:
         seam.install(seam.GeoBackend(session))
     return session
 
@@ -86,7 +91,7 @@ def make_engine(
     _require_supported(model, session)
 
     def masters(units: Sequence[Unit], topology: Topology) -> Masters:
-        held = seam.masters_of(model, units, topology, session.control)
+        held = seam.masters_of(model, units, topology, session.control, session.site_group)
         if model.zero_optimization_partition_weights():
             # Transformers fills a partitioned model on the job's first rank alone, which only its own site hears.
             start_from_first_site(session.control, session.transport, held)
@@ -174,7 +179,9 @@ def join_checkpoints(
     The first site's files lie where DeepSpeed puts them, so that every tool finds a checkpoint as it knows it. The
     names of all sites are the same, so the others' lie in a folder of their own beside.
     """
-    site, first = session.topology.site.name, session.topology.site_index == 0
+    site = session.topology.site.name
+    # A job has its checkpoints to itself.
+    first = session.topology.site_index == 0 or not session.one_world
 
     def own(folder: str) -> Path:
         return Path(folder) if first else Path(folder, checkpoint.FOLDER, site)

@@ -91,6 +91,7 @@ class GeoBackend(TorchBackend):
         assert dist.is_initialized()
         super().__init__(dist.get_backend(), timeout=None, init_method=None, name="geo_accel")
         self.session = session
+        assert session.site_group is not None  # sites of one world have theirs
         self._topology, self._site_group = session.topology, session.site_group
         for name in GROUP_AT:
             setattr(self, name, self._in_site(name))
@@ -211,8 +212,14 @@ def was_loaded(model: DeepSpeedEngine) -> bool:
     return model.loaded_checkpoint_dp_world_size is not None
 
 
-def masters_of(engine: DeepSpeedEngine, units: Sequence[Unit], topology: Topology, control: ControlPlane) -> Masters:
-    """Where a DeepSpeed engine keeps its fp32 masters. Collective.
+def masters_of(
+    engine: DeepSpeedEngine,
+    units: Sequence[Unit],
+    topology: Topology,
+    control: ControlPlane,
+    site_group: dist.ProcessGroup | None,
+) -> Masters:
+    """Where a DeepSpeed engine keeps its fp32 masters. `site_group`: the ranks of the site. Collective.
 
     Raises ValueError for optimizers that keep none or keep them out of reach.
     """
@@ -223,9 +230,8 @@ def masters_of(engine: DeepSpeedEngine, units: Sequence[Unit], topology: Topolog
         return _zero_3(optimizer, units, topology)
     # Every parameter has it, with None where another rank holds the master: all ranks come to the same answer.
     if hasattr(parameters[0], "_hp_mapping"):
-        backend = installed()
-        assert backend is not None  # before anything was partitioned
-        return _zero_1_and_2(units, topology, control, backend.get_world_group())
+        assert site_group is not None  # DeepSpeed has process groups
+        return _zero_1_and_2(units, topology, control, site_group)
     copies = _copies(optimizer)
     if copies:
         return CopiedMasters(units, topology, copies)

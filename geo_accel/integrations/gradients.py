@@ -39,11 +39,11 @@ def bare_model(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
-    """Makes every DDP wrapper around `model`'s parameters reduce inside the site only, and its SyncBatchNorm too.
+def require_wrapped(model: nn.Module, session: Session) -> None:
+    """Raises ValueError for wrappers around `model` that geo_accel does not know, and where a site of several ranks
+    has none that reduces its gradients.
 
-    `model` may be bare, wrapped or compiled, and may have been unwrapped. A site of one rank reduces nothing at all.
-    Collective inside the site. Raises ValueError for wrappers that this cannot be done with.
+    `model` may be bare, wrapped or compiled, and may have been unwrapped.
     """
     bare = bare_model(model)
     name, site = type(bare).__name__, session.topology.site
@@ -51,12 +51,21 @@ def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
         raise ValueError(
             f"{name} is not supported by this version of geo_accel: use plain data parallelism (DDP) or DeepSpeed."
         )
-    wrappers = _wrappers_of(bare)
-    if not wrappers and len(site.ranks) > 1:
+    if len(site.ranks) > 1 and not _wrappers_of(bare):
         raise ValueError(
             f"the model is a bare {name}, but {site.name} has {len(site.ranks)} ranks whose gradients must be "
             "reduced: wrap it in DDP (accelerator.prepare does)."
         )
+
+
+def keep_gradients_in_site(model: nn.Module, session: Session) -> None:
+    """Makes every DDP wrapper around `model`'s parameters reduce inside the site only, and its SyncBatchNorm too.
+
+    A site of one rank reduces nothing at all. Collective inside the site. Raises ValueError for wrappers that this
+    cannot be done with.
+    """
+    bare = bare_model(model)
+    wrappers = _wrappers_of(bare)
     if any(wrapper._comm_hooks for wrapper in wrappers):
         raise ValueError(
             "a DDP communication hook is registered, which would reduce over all sites: remove it; gradients stay "

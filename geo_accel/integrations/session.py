@@ -4,7 +4,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
@@ -17,6 +17,8 @@ from torch import nn
 from geo_accel.config import AUTO, GeoConfig, load_config
 from geo_accel.plan.plan import Plan
 from geo_accel.sites.inside import InsideSite
+from geo_accel.sites.invitation import MEET_VARIABLE, Invitation, invitation_of
+from geo_accel.sites.joining import Joined, join
 from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
 from geo_accel.transport.base import Transport
@@ -43,16 +45,29 @@ class Session:
     transport: Transport
     inside: InsideSite
     """The ranks of this site, for the thread that talks to the other sites."""
-    site_group: dist.ProcessGroup
-    """The ranks of this site, with the job's own backend, for the training thread."""
+    site_group: dist.ProcessGroup | None
+    """The ranks of this site, with the job's own backend, for the training thread; None in a job of one process that
+    has no process groups."""
     machines: tuple[str, ...]
     """By rank, the machine that it runs on."""
+    joined: Joined | None = None
+    """What holds this site in the run, where it is a job of its own."""
 
     def engine(self, model: nn.Module, **how: Any) -> Engine:
         """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
         engine = Engine(model, self.config, self.transport, self.inside, self.control, **how)
         engine.on_plan.append(lambda plan: announce(engine, plan))
         return engine
+
+    @property
+    def one_world(self) -> bool:
+        """Whether one job spans all sites, so that what a framework does over all ranks crosses the WAN."""
+        return self.transport.one_world
+
+    @property
+    def launched(self) -> int:
+        """Processes of this job."""
+        return self.topology.world_size if self.one_world else len(self.topology.site.ranks)
 
     @property
     def writes_site(self) -> bool:
@@ -182,14 +197,18 @@ def connect(config: ConfigSource) -> Session | None:
 
     Returns and raises what `find_sites` does; SiteLostError also for peers whose ports cannot be reached.
     """
-    sites = find_sites(config)
+    settings = load_config(config)
+    invitation = invitation_of(settings.meet, os.environ)
+    if invitation is not None:
+        return _join(settings, invitation)
+    sites = find_sites(settings)
     if sites is None:
         return None
     if sites.before is not None:
         return sites.before
     interface, deadline_s = sites.config.link.interface, deadline_of(sites.config)
     transport = open_transport(sites.topology, deadline_s, interface)
-    inside = InsideSite(sites.topology, deadline_s, interface)
+    inside = InsideSite.in_one_job(sites.topology, deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
     site_group = groups[sites.topology.site_index]
@@ -207,14 +226,51 @@ def connect(config: ConfigSource) -> Session | None:
     return session
 
 
-def require_everybody(what: str, known: int, topology: Topology, remedy: str) -> None:
-    """Raises ValueError where `what`, which deals the data and reduces gradients, knows of `known` processes only.
+_JOINED: list[Session] = []
+"""The session of this process as one of a site that is a job of its own, once it is in: a job joins one run."""
+
+
+def already_joined() -> Session | None:
+    """The session that this process has as one of a site that is a job of its own, if it has joined a run."""
+    return _JOINED[0] if _JOINED else None
+
+
+def _join(settings: GeoConfig, invitation: Invitation) -> Session:
+    """Joins the run, or goes on in it with other settings. Collective over this job."""
+    if settings.sites != AUTO:
+        raise ValueError(
+            f"sites = {settings.sites} splits one job into sites; where each site is a job of its own "
+            f"({MEET_VARIABLE} or meet.at) leave it out."
+        )
+    if _JOINED:
+        before = _JOINED[0]
+        if before.transport.users:
+            raise ValueError("a second GeoSync at the same time is not supported where sites are jobs of their own.")
+        return replace(before, config=settings)
+    joined = join(invitation, deadline_of(settings), os.environ)
+    session = Session(
+        config=settings,
+        topology=joined.topology,
+        control=joined.control,
+        transport=joined.transport,
+        inside=joined.inside,
+        site_group=dist.group.WORLD if dist.is_available() and dist.is_initialized() else None,
+        machines=joined.machines,
+        joined=joined,
+    )
+    _JOINED.append(session)
+    return session
+
+
+def require_everybody(what: str, known: int, launched: int, remedy: str) -> None:
+    """Raises ValueError where `what`, which deals the data and reduces gradients, knows of `known` processes only
+    where the job has `launched`.
 
     Accelerate takes a process that torchrun starts on CPUs for the only one, unless it is told that by `remedy`.
     """
-    if known != topology.world_size:
+    if known != launched:
         raise ValueError(
-            f"{what} knows of {known} process(es), but {topology.world_size} were launched: each would train alone, "
+            f"{what} knows of {known} process(es), but {launched} were launched: each would train alone, "
             f"on the same data. On CPUs give {remedy}, or set ACCELERATE_USE_CPU=true."
         )
 

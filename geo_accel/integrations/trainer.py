@@ -3,6 +3,7 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from geo_accel.integrations import trainer_seam as seam
-from geo_accel.integrations.data import deal_in_site
+from geo_accel.integrations.data import deal_in_site, deal_over_sites
 from geo_accel.integrations.session import ConfigSource, Session, connect, require_everybody
 from geo_accel.integrations.trainer_callback import GeoCallback
 from geo_accel.integrations.trainer_disks import find_disk
@@ -50,21 +51,23 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
         session = connect(config)
     if session is None:
         return None
-    require_everybody("TrainingArguments", trainer.args.world_size, session.topology, "use_cpu=True")
+    require_everybody("TrainingArguments", trainer.args.world_size, session.launched, "use_cpu=True")
     # Here, because DDP will copy rank 0's weights to everyone when training begins; DeepSpeed copies inside the site.
     if trainer.model is not None and not trainer.is_deepspeed_enabled:
         masters = PlainMasters(find_units(trainer.model), session.topology)
         others = untrained_checksums(trainer.model, masters.units)
         require_same(session.control, session.topology, session.config, masters, {}, others)
     args = trainer.args
-    if args.average_tokens_across_devices:
+    if session.one_world and args.average_tokens_across_devices:
         # It would gather token counts over the WAN in every step; each rank weighs its own tokens instead.
         args.average_tokens_across_devices = False
-    if args.include_num_input_tokens_seen != "no":
+    if session.one_world and args.include_num_input_tokens_seen != "no":
         logger.warning("geo_accel: include_num_input_tokens_seen gathers over the WAN in every step; turned off.")
         args.include_num_input_tokens_seen = "no"
     if data == "private":
-        _deal_privately(trainer, session)
+        _agree_on_steps(trainer, session)
+    elif not session.one_world:
+        _deal(trainer, lambda loader: deal_over_sites(loader, session))
     disk = find_disk(Path(seam.output_dir(args)), session.topology, session.control, args.save_on_each_node)
     saving = Saving(trainer, session, disk)
     callback = GeoCallback(trainer, session, saving)
@@ -85,18 +88,26 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
     return callback
 
 
-def _deal_privately(trainer: Trainer, session: Session) -> None:
-    """Shards training data inside the site, and agrees on a number of steps that every site's data covers."""
+def _deal(trainer: Trainer, deal: Callable[[DataLoader], object]) -> None:
+    """Has `deal` change every loader of training data that Trainer makes."""
     get_train_dataloader = trainer.get_train_dataloader
 
     @functools.wraps(get_train_dataloader)
-    def in_site(*args: Any, **kwargs: Any) -> DataLoader:
-        return deal_in_site(get_train_dataloader(*args, **kwargs), session.topology)
+    def dealt(*args: Any, **kwargs: Any) -> DataLoader:
+        loader = get_train_dataloader(*args, **kwargs)
+        deal(loader)
+        return loader
 
-    trainer.get_train_dataloader = in_site
+    trainer.get_train_dataloader = dealt
+
+
+def _agree_on_steps(trainer: Trainer, session: Session) -> None:
+    """Shards training data inside the site, and agrees on a number of steps that every site's data covers."""
+    if session.one_world:
+        _deal(trainer, lambda loader: deal_in_site(loader, session.topology))
     args = trainer.args
     if args.max_steps <= 0:
-        per_epoch = max(1, len(in_site()) // args.gradient_accumulation_steps)
+        per_epoch = max(1, len(trainer.get_train_dataloader()) // args.gradient_accumulation_steps)
         steps = session.control.gather("counting steps", int(per_epoch * args.num_train_epochs))
         args.max_steps = max(1, min(steps))
         logger.info("geo_accel: %d steps, as many as the site with least data has", args.max_steps)

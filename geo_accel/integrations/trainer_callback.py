@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What geo_accel does in Trainer's events and around its methods: the life of one engine per training."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -13,7 +14,12 @@ from transformers.trainer_utils import SaveStrategy, get_last_checkpoint, has_le
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import sample_order_is_agreed
-from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.gradients import (
+    bare_model,
+    keep_gradients_in_site,
+    refuse_what_else_crosses,
+    require_wrapped,
+)
 from geo_accel.integrations.metrics_seam import metrics_in_site
 from geo_accel.integrations.session import Session, is_deepspeed
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
@@ -73,7 +79,7 @@ class GeoCallback(TrainerCallback):
                 "sync.optimizer_in_backward: gradients cannot be clipped or scaled, they are used up inside backward; "
                 "set max_grad_norm to 0 and use no fp16, or set it to false."
             )
-        sample_order_is_agreed(train_dataloader)
+        sample_order_is_agreed(train_dataloader, session)
         self._summary = None
         strategies = {name: str(getattr(args, name)) for name in ALIKE}
         strategies |= {"save_steps": state.save_steps, "eval_steps": state.eval_steps}
@@ -85,8 +91,10 @@ class GeoCallback(TrainerCallback):
             engine = make_engine(trainer.model_wrapped, session, facts=facts)
         else:
             assert trainer.model is not None
-            keep_gradients_in_site(trainer.model_wrapped, session)
-            refuse_what_else_crosses(trainer.accelerator, session.topology)
+            require_wrapped(trainer.model_wrapped, session)
+            if session.one_world:
+                keep_gradients_in_site(trainer.model_wrapped, session)
+                refuse_what_else_crosses(trainer.accelerator, session.topology)
             engine = session.engine(
                 bare_model(trainer.model),
                 optimizer=trainer.optimizer,
@@ -249,10 +257,14 @@ class GeoCallback(TrainerCallback):
             self._resume_from = _resolve(resume_from_checkpoint, seam.output_dir(self._trainer.args))
             self._ignore_keys = ignore_keys_for_eval
             try:
-                with (
-                    seam.training_collectives_in_site(self._session.site_group, lambda: self.engine is not None),
-                    metrics_in_site(self._trainer, self._session.site_group),
-                ):
+                with contextlib.ExitStack() as in_site:
+                    if self._session.one_world:
+                        group = self._session.site_group
+                        assert group is not None  # one job over sites has process groups
+                        in_site.enter_context(
+                            seam.training_collectives_in_site(group, lambda: self.engine is not None)
+                        )
+                        in_site.enter_context(metrics_in_site(self._trainer, group))
                     return train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
             except SiteLostError as error:
                 raise SiteLostError(f"{error} {self._saving.save_survivor()}") from error

@@ -11,6 +11,8 @@ from typing import Any
 from geo_accel.version import __version__
 
 MOST_RANKS = 4096
+AT_MEETING = "meeting"
+"""The address of who listens at the meeting point's own port, which everybody knows by the way that led there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,8 @@ class Arrival:
     machine: str
     """As the site's launcher calls it."""
     address: str | None = None
-    """host:port where it can be dialled, without a host the one that it comes from; None where it cannot."""
+    """host:port where it can be dialled, without a host the one that it comes from, or `AT_MEETING`; None where it
+    cannot."""
     expect: int | None = None
     """How many sites the run has, as far as it was told."""
     version: str = __version__

@@ -3,7 +3,6 @@
 
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from geo_accel.sites.credentials import Credentials
 from geo_accel.sites.first_bytes import FirstBytes, For
+from geo_accel.sites.invitation import Address
 from geo_accel.sites.meeting import Arrival, Roster
 from geo_accel.sites.messages import LARGE, hear, tell
 from geo_accel.transport.errors import SiteLostError
@@ -24,8 +24,6 @@ _LATE_S = 15.0
 _REDIAL_S = 60.0
 """So long a meeting point that was there may be away."""
 
-Address = tuple[str, int]
-
 
 class Visit:
     """One process's. While it lasts, the meeting point knows that the process lives."""
@@ -36,21 +34,20 @@ class Visit:
         Raises ValueError with the meeting point's words where it refuses, and for a name that does not resolve;
         SiteLostError where nobody answers, or not all come.
         """
-        self._address, self._credentials = address, credentials
+        self.address = address
+        """Where this process reaches the meeting point."""
         self._tls = credentials.client()
-        self._site = arrival.site
-        self._lock = threading.Lock()
         self._connection: ssl.SSLSocket | None = None
         missing = [f"the meeting point at {_text(address)}"]
         start = time.monotonic()
         with Waiting(deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
             self.roster = self._come(arrival, start, deadline_s, missing)
-        """Who is in."""
+            """Who is in."""
 
     def _come(self, arrival: Arrival, start: float, deadline_s: float, missing: list[str]) -> Roster:
         while True:
             try:
-                self._connection = _dial(self._address, self._tls)
+                self._connection = _dial(self.address, self._tls)
                 tell(self._connection, {"arrive": asdict(arrival)})
                 self._connection.settimeout(4 * _LATE_S)
                 while True:
@@ -72,7 +69,7 @@ class Visit:
                     ) from error
                 if time.monotonic() - start > deadline_s:
                     raise SiteLostError(
-                        f"{arrival.site} could not reach the meeting point at {_text(self._address)} within "
+                        f"{arrival.site} could not reach the meeting point at {_text(self.address)} within "
                         f"{deadline_s:.0f} s ({error.strerror or error}): does it run, and is its port open?",
                         retryable=True,
                     ) from error
@@ -81,11 +78,11 @@ class Visit:
     @property
     def point(self) -> str:
         """The meeting point, as errors call it."""
-        return f"the meeting point at {_text(self._address)}"
+        return f"the meeting point at {_text(self.address)}"
 
     def shelf(self, prefix: str) -> "MeetShelf":
         """The run's shelf, for keys that begin with `prefix`, over a connection of its own. For one thread."""
-        return MeetShelf(lambda: _dial(self._address, self._tls), self.roster.run, self.point, prefix)
+        return MeetShelf(lambda: _dial(self.address, self._tls), self.roster.run, self.point, prefix)
 
     def close(self) -> None:
         """Leaves."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from geo_accel.sites.credentials import Credentials, Shown
 from geo_accel.sites.first_bytes import FirstBytes, For, relay_token
-from geo_accel.sites.meeting import Member, Roster
+from geo_accel.sites.invitation import Address
+from geo_accel.sites.meeting import AT_MEETING, Member, Roster
 from geo_accel.sites.port import Arrivals
-from geo_accel.sites.visit import Address
 from geo_accel.topology import Site, Topology
 from geo_accel.transport.links.hello import Hello
 from geo_accel.transport.links.ways import Route
@@ -32,7 +32,7 @@ class RosterWays:
     def __init__(
         self, roster: Roster, topology: Topology, credentials: Credentials, arrivals: Arrivals, relay: Address
     ) -> None:
-        """`arrivals` are its port's. At `relay` those meet who cannot dial each other."""
+        """`arrivals` are its port's. At `relay`, the meeting point, those meet who cannot dial each other."""
         self._roster, self._topology, self._arrivals = roster, topology, arrivals
         self.client, self.server = credentials.client(), credentials.server()
         self._relay = relay
@@ -64,10 +64,9 @@ class RosterWays:
         text = self._address(dialled)
         assert text is not None
         host, _, number = text.rpartition(":")
+        address = self._relay if text == AT_MEETING else (host.strip("[]"), int(number))
         place = self._topology.site_of(peer).ranks.index(peer)
-        return Route(
-            self._next((host.strip("[]"), int(number))), FirstBytes(whom=For.PROCESS, number=place).to_bytes()
-        )
+        return Route(self._next(address), FirstBytes(whom=For.PROCESS, number=place).to_bytes())
 
     def problem_with(self, connection: ssl.SSLSocket, peer: int) -> str | None:
         shown, member = Shown.by(connection), self._member(peer)

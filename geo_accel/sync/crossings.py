@@ -37,8 +37,9 @@ class _Seen:
 class Crossings:
     """One engine's view of the process's collectives on groups that span sites."""
 
-    def __init__(self, topology: Topology) -> None:
-        self._topology = topology
+    def __init__(self, topology: Topology, *, one_world: bool = True) -> None:
+        """Where sites do not share a world (`one_world`), no group spans any."""
+        self._topology, self._one_world = topology, one_world
         self._link: Link | None = None
         self._waited_s = 0.0
         self._spans: dict[str, bool] = {}
@@ -101,7 +102,7 @@ class Crossings:
         name = group.group_name
         if name not in self._spans:
             ours = group.group_desc == OUR_GROUPS
-            self._spans[name] = not ours and self._topology.crosses(seam.ranks_of(group))
+            self._spans[name] = self._one_world and not ours and self._topology.crosses(seam.ranks_of(group))
         return self._spans[name]
 
     def called(self, group: ProcessGroup, call: str, issued: int) -> None:

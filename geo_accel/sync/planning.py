@@ -92,7 +92,7 @@ class Planning:
         self._transport = transport
         self._rounds = rounds
         self._sites = transport.topology.sites
-        self._crossings = Crossings(transport.topology)
+        self._crossings = Crossings(transport.topology, one_world=transport.one_world)
         self._measuring: _Measuring | None = None
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(
             model, units, optimizer, away_s=self._crossings.waited

@@ -31,6 +31,8 @@ class Transport(ABC):
     `retryable`.
     """
 
+    one_world: bool = True
+    """Whether its ranks are those of one torch world, which spans the sites."""
     one_ways: int = 1
     """One-way latencies that a swap takes. More than 1 where a sender first has to hear that the receiver is ready."""
 

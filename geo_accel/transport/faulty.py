@@ -19,7 +19,7 @@ class FaultyTransport(Transport):
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner.topology, inner.deadline_s)
-        self.users, self.one_ways = inner.users, inner.one_ways
+        self.users, self.one_ways, self.one_world = inner.users, inner.one_ways, inner.one_world
         self._inner = inner
         self.delay: Callable[[int, int], float] = lambda sent, received: 0.0
         """Seconds that a swap of so many payload bytes, sent and received, takes longer here."""

@@ -24,7 +24,7 @@ from geo_accel.integrations.session import (
 )
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.request import Request
-from geo_accel.topology import Site, Topology, build_topology
+from geo_accel.topology import Site, Topology
 from geo_accel.transport.memory import Lines, MemoryTransport
 from tests.transport.table import on_ranks, same_line
 from tests.transport.threads import DEADLINE_S, alone_in_site, topology_of
@@ -87,10 +87,9 @@ def test_a_single_process_is_no_reason_either(capsys):
 
 
 def test_who_knows_of_no_other_process_is_told_what_to_say_to_it():
-    topology = build_topology(0, "01", [None, None])
-    require_everybody("the Accelerator", 2, topology, "cpu=True")
+    require_everybody("the Accelerator", 2, 2, "cpu=True")
     with pytest.raises(ValueError, match=r"the Accelerator knows of 1 process\(es\), but 2 were .* give cpu=True, or"):
-        require_everybody("the Accelerator", 1, topology, "cpu=True")
+        require_everybody("the Accelerator", 1, 2, "cpu=True")
 
 
 @pytest.mark.parametrize(

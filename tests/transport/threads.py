@@ -31,7 +31,7 @@ def on_all_sites(sites: int, work: Callable[[MemoryTransport], object], deadline
 
 def alone_in_site(transport: Transport) -> InsideSite:
     """Of a rank that is all of its site."""
-    return InsideSite(transport.topology, transport.deadline_s)
+    return InsideSite(transport.topology, None)
 
 
 def payload_bytes(transport: Transport) -> list[int]:

@@ -78,6 +78,7 @@ class _Retry:
 class LinksTransport(Transport):
     """Lines of one rank to its peers."""
 
+    one_world = False
     one_ways = 2  # a swap is over when the other end has said that all is there
 
     def __init__(self, topology: Topology, deadline_s: float, ways: Ways, lines: int = LINES) -> None:
