@@ -16,7 +16,8 @@ pytestmark = [
 ]
 
 MOVING = ["moving", "moving_bf16", "moving_int8", "moving_int2", "moving_topk", "moving_randk"]
-SCENARIOS = [*MOVING, "moving_buffer", "stream", "stream_late", "blocking", "unequal", "not_finite"]
+QUIET = ["quiet", "quiet_nesterov", "quiet_blocking", "quiet_topk"]
+SCENARIOS = [*MOVING, "moving_buffer", "stream", "stream_late", "blocking", "unequal", *QUIET, "not_finite"]
 
 
 @pytest.fixture(scope="module", params=[(1, 1), (2, 2)], ids=["1+1", "2+2"])
@@ -52,6 +53,23 @@ def test_anchors_agree_over_200_rounds_with_unequal_ratios(records):
     carrying = [record["anchors"] for record in records["unequal"]]
     half = len(carrying) // 2
     assert len(set(carrying[0])) > 10 and carrying[:half] == carrying[half:]
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_the_training_thread_waits_for_no_kernel_and_nothing_stays_on_the_accelerator(records, name):
+    for record in records[name]:
+        assert record["waits"] == [[]] * 12 and record["noticed"] > 0 and record["bytes"] > 1000
+        assert max(record["left"]) <= 0  # anchor, velocity and residual are the host's
+
+
+def test_the_same_run_ends_with_the_same_bits(records, tmp_path):
+    sites = (1, 1) if len(records["stream"]) == 2 else (2, 2)
+    command = ["tests.workers.engine_worker", str(tmp_path), *MOVING]
+    finished = run_workers(command, sites, timeout_s=200, environ={"ENGINE_WORKER_DEVICE": "cuda"})
+    assert [one.returncode for one in finished] == [0] * sum(sites), finished[0].output[-3000:]
+    for name in MOVING:
+        again = json.loads((tmp_path / f"{name}.rank-0.json").read_text())
+        assert again["bits"] == records[name][0]["bits"], name
 
 
 def test_what_is_not_finite_is_named(records):

@@ -31,9 +31,10 @@ SCENARIOS = [
 ]
 MOVING = [name for name in SCENARIOS if name.startswith("moving")]
 EXACT_IN_THE_END = [name for name in MOVING if name not in ("moving_buffer", "moving_nesterov")]
+QUIET = ["quiet", "quiet_nesterov", "quiet_blocking", "quiet_topk"]
 FLUSHED = ["schedule_free", "by_hand", "other_defaults"]
 REFUSED = {"odd_weights": "the weights of 1.0.weight", "odd_buffer": "names, shapes or types of 0.mine"}
-ALL = [*SCENARIOS, *FLUSHED, *REFUSED]
+ALL = [*SCENARIOS, *QUIET, *FLUSHED, *REFUSED]
 ARRANGEMENTS = {"1+1": (1, 1), "1+1+1": (1, 1, 1), "2+2": (2, 2), "2+1": (2, 1)}
 
 
@@ -164,6 +165,15 @@ def test_anchors_agree_over_200_rounds_with_unequal_ratios(records):
     firsts = [sum(sizes[:i]) for i in range(len(sizes))]
     seen = [records["unequal"][rank]["anchors"] for rank in firsts]
     assert len(set(seen[0])) == 20 and all(one == seen[0] for one in seen)
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_where_snapshots_are_taken_a_boundary_asks_for_no_value(launched, name):
+    """As on an accelerator, which the training thread would have to wait for."""
+    for record in launched("2+2")[name]:
+        assert record["waits"] == [[]] * 12 and record["bytes"] > 1000 and record["noticed"] == 1
+    # Without a snapshot the training thread encodes, and looks whether what it reads is finite.
+    assert any(launched("1+1")["quiet"][0]["waits"])
 
 
 def test_a_flush_averages_the_form_for_use_whichever_form_the_weights_have(records):

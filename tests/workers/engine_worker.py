@@ -34,6 +34,7 @@ from tests.workers.bare_model import build, config, nudge, site_mean, start, vec
 from tests.workers.flush_scenarios import by_hand, refused, schedule_free, with_other_defaults
 from tests.workers.pace_worker import Weights
 from tests.workers.planning_scenarios import epochs, followed, losing, small_rounds
+from tests.workers.quiet_scenarios import quiet
 from tests.workers.several_runs import record_each
 
 
@@ -295,6 +296,19 @@ SCENARIOS = {
             compression={"ratio": 0.2, "residual": "buffer", "overlap_weighting": {"threshold": 1, "gain": 1.5}},
         ),
         10,
+    ),
+    "quiet": lambda out: quiet(config(period=3, codec="int8"), 12),
+    "quiet_nesterov": lambda out: quiet(
+        config(period=2, codec="int4", outer={"type": "nesterov", "lr": 0.9, "momentum": 0.5}), 12
+    ),
+    "quiet_blocking": lambda out: quiet(config(mode="blocking", period=2, delay="auto"), 12),
+    "quiet_topk": lambda out: quiet(
+        config(
+            period=3,
+            codec="topk",
+            compression={"ratio": 0.2, "residual": "buffer", "overlap_weighting": {"threshold": 1, "gain": 1.5}},
+        ),
+        12,
     ),
     "damped": lambda out: losing(chosen=True),
     "warned": lambda out: losing(chosen=False),
