@@ -42,10 +42,11 @@ def train(
     per_rank: Mapping[int, Sequence[str]] | None = None,
     environ: Mapping[str, str] | None = None,
     timeout_s: float = 150.0,
+    jobs: bool = False,
 ) -> dict[str, Run]:
     """Runs the worker with several argument lists in one launch; returns runs by name. Every rank must succeed.
 
-    `per_rank` adds arguments to every run of a rank.
+    `per_rank` adds arguments to every run of a rank. With `jobs` every site is a job of its own.
     """
     commands = {}
     for rank in range(sum(sites)):
@@ -53,7 +54,7 @@ def train(
         for name, arguments in runs.items():
             commands[rank] += [*arguments, *(per_rank or {}).get(rank, ()), "--out", str(out / name), "--and"]
         commands[rank].pop()
-    results = run_workers([WORKER], sites, timeout_s, environ, commands)
+    results = run_workers([WORKER], sites, timeout_s, environ, commands, jobs)
     for rank, finished in enumerate(results):
         assert finished.returncode == 0, f"rank {rank}:\n{finished.output[-4000:]}"
     return {name: Run(out / name) for name in runs}

@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--evaluate-every", type=int, default=0)
     parser.add_argument("--load-best", action="store_true")
     parser.add_argument("--highest-is-best", action="store_true", help="of evaluation losses")
-    parser.add_argument("--resume", default=None, help="a checkpoint folder")
+    parser.add_argument("--resume", default=None, help="a checkpoint folder; {site} stands for the site's name")
     parser.add_argument("--die-at", type=int, default=0, help="SIGKILL this process before that step")
     parser.add_argument("--hang-at", type=int, default=0, help="go silent before that step")
     parser.add_argument("--hang-s", type=float, default=20.0)
@@ -74,13 +74,18 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """One run; returns the exit code."""
     options = parse(arguments)
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RUN_RANK", os.environ.get("RANK", 0)))
     if options.deepspeed:
         AcceleratorState._reset_state()  # it would keep an earlier run's JSON
     set_seed(options.seed + (rank if options.unequal_start else 0))
     model = build_model(options.model, options.dropout)
     set_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
+    site = os.environ.get("GEO_ACCEL_SITE", "")
+    # A job has its files to itself.
+    options.disk = options.out / site if "GEO_ACCEL_MEET" in os.environ else options.out
+    if options.resume:
+        options.resume = options.resume.format(site=site)
     record: dict = {"losses": [], "summary": None, "world_collectives": 0}
     train = {"accelerate": run_accelerate, "trainer": run_trainer}[options.integration]
     if code := exit_code(lambda: train(options, model, record)):
@@ -151,7 +156,7 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
         gradient_accumulation_steps=options.accumulate,
         mixed_precision="bf16" if options.bf16 else "no",
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        project_dir=str(options.out),
+        project_dir=str(options.disk),
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=options.deepspeed) if options.deepspeed else None,
         # DeepSpeed's launch would choose none without an accelerator, and NCCL wants one for each rank.
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
@@ -216,7 +221,7 @@ def run_accelerate(options: argparse.Namespace, model: torch.nn.Module, record: 
                         method.step()
                 if accelerator.sync_gradients and options.save_every and step % options.save_every == 0:
                     before = world_collectives()
-                    accelerator.save_state(str(options.out / f"step-{step}"))
+                    accelerator.save_state(str(options.disk / f"step-{step}"))
                     record["world_collectives"] -= world_collectives() - before
             epoch += 1
         record["world_collectives"] += world_collectives()
@@ -281,7 +286,7 @@ def run_trainer(options: argparse.Namespace, model: torch.nn.Module, record: dic
         PartialState(backend="gloo")
         strategies |= {"deepspeed": options.deepspeed, "accelerator_config": {"use_configured_state": True}}
     arguments = dict(
-        output_dir=str(options.out / "trainer"),
+        output_dir=str(options.disk / "trainer"),
         use_cpu=os.environ["ACCELERATE_USE_CPU"] == "true" and not options.deepspeed,
         ddp_backend="gloo",
         bf16=options.bf16,

@@ -1,0 +1,69 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""A job per site does what one job over all sites does: the same weights, to the last bit where nothing is random."""
+
+import json
+
+import pytest
+
+from tests.integrations.test_equivalence import LOCAL_SGD, STEPS
+from tests.workers.runs import distance, train
+
+# DDP counts ranks alike, not sites.
+EVERY_STEP = json.dumps(
+    {"sync": {"mode": "blocking", "period": 1}, "compression": {"codec": "fp32", "coefficients": "data"}}
+)
+BOTH = {
+    "geo": [*STEPS, "--config", EVERY_STEP],
+    "trainer-geo": [*STEPS, "--integration", "trainer", "--config", EVERY_STEP],
+    "geo-local-sgd": ["--steps", "10", "--config", LOCAL_SGD],
+}
+REFERENCES = {
+    "ddp": [*STEPS, "--method", "ddp"],
+    "trainer-ddp": [*STEPS, "--integration", "trainer", "--method", "ddp"],
+    "local-sgd": ["--steps", "10", "--method", "local_sgd", "--local-sgd-steps", "4"],
+}
+
+
+@pytest.fixture(scope="module", params=[(1, 1), (2, 2), (2, 1, 1)], ids=["1+1", "2+2", "2+1+1"])
+def ways(request, tmp_path_factory):
+    """Runs by name: as one job, with their references, and with a job per site."""
+    folder = tmp_path_factory.mktemp("ways")
+    one = train(folder / "one", BOTH | REFERENCES, request.param)
+    return one, train(folder / "jobs", BOTH, request.param, jobs=True)
+
+
+@pytest.mark.parametrize("name, reference", [("geo", "ddp"), ("trainer-geo", "trainer-ddp")])
+def test_averaging_every_step_losslessly_is_ddp(ways, name, reference):
+    one, jobs = ways
+    assert distance(one[reference], jobs[name]) < 1e-6
+
+
+def test_blocking_full_is_accelerates_local_sgd(ways):
+    one, jobs = ways
+    assert distance(one["geo-local-sgd"], jobs["geo-local-sgd"]) == 0
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_all_ranks_end_with_the_same_bits(ways, name):
+    assert ways[1][name].is_agreed()
+
+
+def test_resumed_is_bit_identical_to_uninterrupted(tmp_path):
+    config = json.dumps({"sync": {"period": 4, "delay": 2}, "compression": {"codec": "int8"}})
+    common = ["--config", config, "--optimizer", "adamw", "--lr", "0.003", "--accumulate", "2", "--clip", "1.0"]
+    common += ["--dropout", "0.1", "--steps", "12", "--save-every", "5", "--examples", "52"]
+    names = {"accelerate": "step-5", "trainer": "trainer/checkpoint-5"}
+    whole = train(tmp_path / "whole", {name: [*common, "--integration", name] for name in names}, (2, 1), jobs=True)
+    resumed = train(
+        tmp_path / "resumed",
+        {
+            name: [*common, "--integration", name, "--resume", f"{tmp_path}/whole/{name}/{{site}}/{folder}"]
+            for name, folder in names.items()
+        },
+        (2, 1),
+        jobs=True,
+    )
+    for name in names:
+        assert distance(whole[name], resumed[name]) == 0
+        for a, b in zip(whole[name].records, resumed[name].records, strict=True):
+            assert 0 < len(b["losses"]) < len(a["losses"]) and a["losses"][-len(b["losses"]) :] == b["losses"]
