@@ -46,7 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--overflow-at", type=int, default=0, help="an infinite loss on site 0 in that step")
     parser.add_argument("--save-at", type=int, default=0)
-    parser.add_argument("--resume", default=None, help="a checkpoint folder")
+    parser.add_argument("--resume", default=None, help="a checkpoint folder; {site} stands for the site's name")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
 
@@ -124,12 +124,14 @@ def start(options: argparse.Namespace, told: dict) -> tuple:
 
 
 def train(options: argparse.Namespace) -> None:
-    rank = int(os.environ["RANK"])
+    rank = place()[0]
     options.out.mkdir(parents=True, exist_ok=True)
+    # A job has its files to itself.
+    disk = options.out / os.environ["GEO_ACCEL_SITE"] if "GEO_ACCEL_MEET" in os.environ else options.out
     engine, geo = start(options, settings(options))
     before = spanning_collectives() if geo is not None else 0
     if options.resume:
-        engine.load_checkpoint(options.resume)
+        engine.load_checkpoint(options.resume.format(site=os.environ.get("GEO_ACCEL_SITE")))
     record: dict = {"losses": []}
     examples = build_data(options.model, 64, seed=SEED)
     with geo or nullcontext():
@@ -144,7 +146,7 @@ def train(options: argparse.Namespace) -> None:
                 geo.step()
             whole_step = options.accumulate == 1 or engine.micro_steps % options.accumulate == 0
             if engine.global_steps == options.save_at and whole_step:
-                engine.save_checkpoint(str(options.out / "checkpoint"))
+                engine.save_checkpoint(str(disk / "checkpoint"))
         record["unlike"] = digest(engine.module)
     if geo is not None:
         record["spanning"] = spanning_collectives() - before
@@ -155,9 +157,16 @@ def train(options: argparse.Namespace) -> None:
     save_file(whole(engine.module), options.out / f"rank-{rank}.safetensors")
 
 
+def place() -> tuple[int, int]:
+    """This rank's number among all sites' ranks, and how many there are."""
+    rank, size = (os.environ.get(f"RUN_{name}", os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    return int(rank), int(size)
+
+
 def batch_of(examples: list[dict], step: int) -> dict[str, torch.Tensor]:
     """This rank's examples of a step: the ranks take turns, as a sampler for all would deal them."""
-    first = (step * dist.get_world_size() + dist.get_rank()) * BATCH
+    rank, size = place()
+    first = (step * size + rank) * BATCH
     rows = [examples[(first + i) % len(examples)] for i in range(BATCH)]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -52,10 +52,9 @@ def keys() -> Path:
     return folder
 
 
-def of_a_job(rank: int, machine: int, local_rank: int, size: int, sites: int, meet: int) -> dict[str, object]:
-    """Variables of rank `rank` of all, in a job that is site number `machine`; the first site listens at `meet`."""
+def of_a_job(machine: int, local_rank: int, size: int, sites: int, meet: int) -> dict[str, object]:
+    """Variables of a process of a job that is site number `machine`; the first site listens at port `meet`."""
     return {
-        "RUN_RANK": rank,
         "RANK": local_rank,
         "WORLD_SIZE": size,
         "GROUP_RANK": 0,
@@ -100,7 +99,8 @@ def run_workers(
                 "PYTHONFAULTHANDLER": 1,
             }
             if jobs:
-                variables |= of_a_job(rank, machine, local_rank, size, len(sites), meet)
+                variables |= of_a_job(machine, local_rank, size, len(sites), meet)
+                variables |= {"RUN_RANK": rank, "RUN_WORLD_SIZE": world_size}
             # A file, not a pipe: no worker ever waits for its output to be read. Closed below.
             log = tempfile.TemporaryFile("w+")  # noqa: SIM115
             logs.append(log)
