@@ -31,7 +31,7 @@ class FirstBytes:
 
     whom: For
     number: int = 0
-    """Of a process inside its site, or of a line to be relayed."""
+    """Of a process inside its site, or of one end of a line to be relayed: `relay_number`."""
     token: bytes = bytes(16)
     """Of a pair that is relayed."""
 
@@ -45,6 +45,11 @@ class FirstBytes:
         if magic != _MAGIC or whom not in set(For):
             return None
         return cls(whom=For(whom), number=number, token=token)
+
+
+def relay_number(line: int, first: bool) -> int:
+    """Of `line` of a pair, as it is said at the end that comes `first` in order, or at the other."""
+    return 2 * line + (0 if first else 1)
 
 
 def relay_token(secret: str, low: int, high: int) -> bytes:

@@ -136,7 +136,7 @@ class Port:
             self._meeting(connection)
             return
         if first is not None and first.whom == For.RELAY:
-            self._relay(connection, (first.token, first.number))
+            self._relay(connection, first)
             return
         if first is not None and first.whom == For.PROCESS and first.number in self._processes:
             try:
@@ -168,8 +168,12 @@ class Port:
         if self._processes.get(place) is process:
             del self._processes[place]
 
-    def _relay(self, connection: socket.socket, key: tuple[bytes, int]) -> None:
-        other = self._held.pop(key, None)
+    def _relay(self, connection: socket.socket, first: FirstBytes) -> None:
+        """Joins it with the other end of its line, as soon as that is there."""
+        key, key_of_other = (first.token, first.number), (first.token, first.number ^ 1)
+        if key in self._held:  # it has given up the last one, and dials again
+            self._held.pop(key)[0].close()
+        other = self._held.pop(key_of_other, None)
         if other is None and len(self._held) + len(self._relays) < _MOST_RELAYED:
             self._held[key] = (connection, monotonic() + _HELD_S)
         elif other is None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Every transport does what the contract says: memory and faults between threads, gloo between processes."""
+"""Every transport does what the contract says: memory, faults and links between threads, gloo between processes."""
 
 import json
 
@@ -7,10 +7,13 @@ import pytest
 
 from geo_accel.transport.faulty import FaultyTransport
 from tests.transport.conformance import CASES, SITES, names_the_dead, outcome
+from tests.transport.links.linked import Linked
 from tests.transport.threads import on_all_sites
 from tests.workers.launch import run_workers
 
 IN_THREADS = {"memory": lambda transport: transport, "faulty": FaultyTransport}
+LISTENING = {"links": (0, 1, 2), "links over a relay": (0,)}
+"""By kind, whose ports there are."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,14 @@ def between_processes(tmp_path_factory):
 def test_between_threads(kind, name):
     case, made = CASES[name], IN_THREADS[kind]
     case.check(on_all_sites(SITES, lambda transport: outcome(case, made(transport)), case.deadline_s))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", LISTENING)
+def test_over_links(three_keys, kind, name):
+    case = CASES[name]
+    with Linked(three_keys, LISTENING[kind]) as linked:
+        case.check(linked.on_all(lambda transport: outcome(case, transport), case.deadline_s))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -15,6 +15,7 @@ _HEAD = struct.Struct("!B3xIQI")
 HEAD_BYTES = _HEAD.size
 LARGEST_CHUNK = 2**20
 """Bytes."""
+_MOST_WORDS = 1024
 
 
 class Kind(IntEnum):
@@ -38,15 +39,15 @@ class Kind(IntEnum):
     """The sender closes for good, in words."""
 
 
-_MOST_BYTES = {
-    Kind.HELLO: 4096,
-    Kind.WELCOME: 0,
-    Kind.REFUSED: 1024,
-    Kind.CHUNK: LARGEST_CHUNK,
-    Kind.HEADER: HEADER_BYTES,
-    Kind.GOT: 0,
-    Kind.DONE: 0,
-    Kind.BYE: 1024,
+_LENGTHS = {
+    Kind.HELLO: range(4096 + 1),
+    Kind.WELCOME: range(1),
+    Kind.REFUSED: range(_MOST_WORDS + 1),
+    Kind.CHUNK: range(1, LARGEST_CHUNK + 1),
+    Kind.HEADER: range(HEADER_BYTES, HEADER_BYTES + 1),
+    Kind.GOT: range(1),
+    Kind.DONE: range(1),
+    Kind.BYE: range(_MOST_WORDS + 1),
 }
 
 
@@ -71,12 +72,14 @@ class Head:
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> "Head":
-        """Raises FrameError for `HEAD_BYTES` bytes that are none, or announce more than their kind may have."""
+        """Raises FrameError for `HEAD_BYTES` bytes that are none, or announce what their kind does not have."""
         kind, length, transfer, chunk = _HEAD.unpack(data)
-        if kind not in _MOST_BYTES:
+        allowed = _LENGTHS.get(kind)
+        if allowed is None:
             raise FrameError(f"there is no frame of kind {kind}")
-        if length > _MOST_BYTES[Kind(kind)]:
-            raise FrameError(f"a {Kind(kind).name} of {length} bytes was announced; {_MOST_BYTES[Kind(kind)]} at most")
+        if length not in allowed:
+            wanted = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 1 else allowed[0]
+            raise FrameError(f"a {Kind(kind).name} of {length} bytes was announced; it has {wanted}")
         return cls(Kind(kind), length, transfer, chunk)
 
 
@@ -91,6 +94,16 @@ class Frame:
 
     def to_bytes(self) -> bytes:
         return Head(self.kind, len(self.body), self.transfer, self.chunk).to_bytes() + self.body
+
+    @classmethod
+    def of_words(cls, kind: Kind, words: str) -> "Frame":
+        """One that says `words`, as many of them as it holds."""
+        return cls(kind, body=words.encode(errors="replace")[:_MOST_WORDS])
+
+    @property
+    def words(self) -> str:
+        """What it says, in one line."""
+        return " ".join(self.body.decode(errors="replace").split())
 
 
 class Frames:

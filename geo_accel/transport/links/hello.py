@@ -35,7 +35,7 @@ class Hello:
         """Raises FrameError for what is none."""
         try:
             content = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FrameError("the hello is no JSON") from error
         wanted = {spec.name: str if spec.name == "run" else int for spec in fields(cls)}
         if not isinstance(content, dict) or content.keys() != wanted.keys():
@@ -53,7 +53,8 @@ class Hello:
         if self.protocol != mine.protocol:
             return f"it speaks protocol {self.protocol}, this end {mine.protocol}: install the same version everywhere"
         if self.run != mine.run:
-            return f"it is of run {self.run[:8]}, this end of run {mine.run[:8]}: is a process of an earlier run left?"
+            runs = f"it is of run {self.run[:8]!a}, this end of run {mine.run[:8]!a}"
+            return f"{runs}: is a process of an earlier run left?"
         if self.generation != mine.generation:
             return f"it is of generation {self.generation}, this end of {mine.generation}"
         if self.receiver != mine.sender:

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from enum import Enum
 
 from geo_accel.transport.links.frames import HEAD_BYTES, Frame, FrameError, Head, Kind
@@ -30,6 +31,15 @@ class Wait(Enum):
 Steps = Generator[Wait, None, None]
 
 
+@dataclass(slots=True)
+class Rest:
+    """What has still to leave or to be filled. Whoever exchanges it meanwhile has the next bytes go there."""
+
+    left: memoryview
+    moves: Callable[[], None] = lambda: None
+    """Called whenever it gets shorter."""
+
+
 class LineBrokenError(Exception):
     """The connection ended or the other end said what it must not."""
 
@@ -46,8 +56,9 @@ class LineRefusedError(LineBrokenError):
 def broken(error: OSError) -> LineBrokenError:
     """What ended a line, from what the socket says of it."""
     words = error.strerror or str(error) or type(error).__name__
-    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        return LineRefusedError(f"it does not take this end's certificate ({(error.reason or '').lower()})")
+    reason = str(getattr(error, "reason", None) or "")
+    if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason):
+        return LineRefusedError(f"it does not take this end's certificate ({reason.lower()})")
     by_peer = isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
     return LineBrokenError(words, by_peer=by_peer)
 
@@ -63,6 +74,14 @@ def connecting(connection: socket.socket, address: tuple) -> Steps:
     failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if failed:
         raise broken(OSError(failed, os.strerror(failed)))
+
+
+def secured(context: ssl.SSLContext, connection: socket.socket, *, server: bool = False) -> ssl.SSLSocket:
+    """TLS around `connection`, before anything of it is said."""
+    try:
+        return context.wrap_socket(connection, server_side=server, do_handshake_on_connect=False)
+    except OSError as error:  # it was reset meanwhile
+        raise broken(error) from error
 
 
 def shaking_hands(connection: ssl.SSLSocket) -> Steps:
@@ -81,26 +100,39 @@ def shaking_hands(connection: ssl.SSLSocket) -> Steps:
             raise broken(error) from error
 
 
-def sending(connection: socket.socket, data: bytes | memoryview) -> Steps:
-    """All of `data`."""
-    rest = memoryview(data).cast("B")
-    while rest:
-        count = yield from sending_some(connection, rest)
-        rest = rest[count:]
+def sending(connection: socket.socket, rest: Rest) -> Steps:
+    """All that is left."""
+    while rest.left:
+        try:
+            count = connection.send(rest.left)
+        except (ssl.SSLWantWriteError, BlockingIOError):
+            yield Wait.WRITABLE
+            continue
+        except ssl.SSLWantReadError:
+            yield Wait.READABLE
+            continue
+        except OSError as error:
+            raise broken(error) from error
+        rest.left = rest.left[count:]
+        rest.moves()
 
 
-def receiving(connection: ssl.SSLSocket, room: memoryview) -> Steps:
-    """As many bytes as `room` is long, into it."""
-    while room:
-        count = yield from receiving_some(connection, room)
-        room = room[count:]
+def saying(connection: socket.socket, data: bytes) -> Steps:
+    yield from sending(connection, Rest(memoryview(data)))
 
 
-def receiving_some(connection: ssl.SSLSocket, room: memoryview) -> Generator[Wait, None, int]:
-    """At least one byte into `room`; how many."""
+def receiving(connection: ssl.SSLSocket, rest: Rest) -> Steps:
+    """As many bytes as `rest` has room for."""
+    while rest.left:
+        rest.left = rest.left[(yield from receiving_some(connection, rest)) :]
+        rest.moves()
+
+
+def receiving_some(connection: ssl.SSLSocket, rest: Rest) -> Generator[Wait, None, int]:
+    """At least one byte into `rest`, which stays as it is; how many."""
     while True:
         try:
-            count = connection.recv_into(room)
+            count = connection.recv_into(rest.left)
         except ssl.SSLWantReadError:
             yield Wait.READABLE
             continue
@@ -114,37 +146,24 @@ def receiving_some(connection: ssl.SSLSocket, room: memoryview) -> Generator[Wai
         return count
 
 
-def sending_some(connection: socket.socket, data: memoryview) -> Generator[Wait, None, int]:
-    """At least one byte of `data`; how many."""
-    while True:
-        try:
-            return connection.send(data)
-        except (ssl.SSLWantWriteError, BlockingIOError):
-            yield Wait.WRITABLE
-        except ssl.SSLWantReadError:
-            yield Wait.READABLE
-        except OSError as error:
-            raise broken(error) from error
-
-
 def receiving_frame(connection: ssl.SSLSocket) -> Generator[Wait, None, Frame]:
     """One small frame."""
     head_room = bytearray(HEAD_BYTES)
-    yield from receiving(connection, memoryview(head_room))
+    yield from receiving(connection, Rest(memoryview(head_room)))
     head = Head.from_bytes(head_room)
     if head.kind == Kind.CHUNK:
         raise FrameError("payload came where none is expected")
     body = bytearray(head.length)
-    yield from receiving(connection, memoryview(body))
+    yield from receiving(connection, Rest(memoryview(body)))
     return Frame(head.kind, head.transfer, head.chunk, bytes(body))
 
 
 def greeting(connection: ssl.SSLSocket, hello: Hello) -> Steps:
     """Says hello and hears the answer. Raises LineRefusedError with the other end's words."""
-    yield from sending(connection, Frame(Kind.HELLO, body=hello.to_bytes()).to_bytes())
+    yield from saying(connection, Frame(Kind.HELLO, body=hello.to_bytes()).to_bytes())
     answer = yield from receiving_frame(connection)
     if answer.kind == Kind.REFUSED:
-        raise LineRefusedError(answer.body.decode(errors="replace"), by_peer=True)
+        raise LineRefusedError(answer.words, by_peer=True)
     if answer.kind != Kind.WELCOME:
         raise FrameError(f"a {answer.kind.name} came in answer to a hello")
 
@@ -157,17 +176,17 @@ def greeted(connection: ssl.SSLSocket, problem_with: Callable[[Hello], str | Non
     hello = Hello.from_bytes(frame.body)
     problem = problem_with(hello)
     if problem is not None:
-        yield from sending(connection, Frame(Kind.REFUSED, body=problem.encode()).to_bytes())
+        yield from saying(connection, Frame.of_words(Kind.REFUSED, problem).to_bytes())
         raise LineRefusedError(problem)
-    yield from sending(connection, Frame(Kind.WELCOME).to_bytes())
+    yield from saying(connection, Frame(Kind.WELCOME).to_bytes())
     return hello
 
 
 def prepare(connection: socket.socket) -> None:
     """Sets what all lines want of TCP, as far as the kernel grants it."""
     connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     options: list[tuple[str, int, int | bytes]] = [
+        ("TCP_NODELAY", socket.IPPROTO_TCP, 1),
         # Lost packets say little of a long line's rate; BBR goes by what arrives.
         ("TCP_CONGESTION", socket.IPPROTO_TCP, b"bbr"),
         # What waits in the kernel can go over no other line.

@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """One peer: the lines to it, and how a transfer's bytes go over them, as steps of the transport's loop."""
 
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from geo_accel.transport.identity import Header
 from geo_accel.transport.links.frames import HEAD_BYTES, LARGEST_CHUNK, Frame, FrameError, Frames, Head, Kind
 from geo_accel.transport.links.lines import (
     LineBrokenError,
+    Rest,
     Steps,
     Wait,
     receiving,
     receiving_some,
+    saying,
     sending,
-    sending_some,
 )
 from geo_accel.transport.links.transfer import Pair, bounds
 
@@ -38,10 +40,10 @@ class Line:
     write_waits: Wait = Wait.MORE
     interest: int = 0
     """What its selector looks for."""
-    room: memoryview = _NOTHING
+    arriving: Rest = field(default_factory=lambda: Rest(_NOTHING))
     """Where the rest of the chunk goes that is arriving."""
-    leaving: memoryview = _NOTHING
-    """The rest of the chunk that is leaving."""
+    leaving: Rest = field(default_factory=lambda: Rest(_NOTHING))
+    """The rest of the chunk that is leaving, on the control line of frames."""
     queue: deque[bytes] = field(default_factory=deque)
     """Frames that wait to leave, on the control line."""
 
@@ -57,9 +59,11 @@ class Link:
         self.progress_at = monotonic()
         """When bytes last came from it or went to it."""
         self.news = False
-        """Whether steps that wait for the loop may go on."""
-        self.bye: str | None = None
-        """Why it has closed for good, in its words."""
+        """Whether steps of any line that wait for the loop may go on."""
+        self.has_to_say = False
+        """Whether those of the control line may."""
+        self.gone: str | None = None
+        """Why it is taken not to come back; None while it may."""
         self.lost_at: float | None = None
         """When its last line broke that the peer itself has closed; None while there is one."""
         self.heard: Header | None = None
@@ -82,26 +86,29 @@ class Link:
         """Nothing reads the payload or writes into the room from here on."""
         for line in filter(None, self.lines):
             # What was said twice is still on its way.
-            line.leaving = memoryview(bytes(line.leaving))
-            line.room = self._sink[: len(line.room)]
+            line.leaving.left = memoryview(bytes(line.leaving.left))
+            line.arriving.left = self._sink[: len(line.arriving.left)]
         self._payload = self._room = _NOTHING
 
     @property
     def is_over(self) -> bool:
+        """Whether both have everything, and the other can know."""
         return self.pair.is_over and self.has_said
 
     @property
     def has_said(self) -> bool:
-        """Whether nothing waits to leave on the control line."""
+        """Whether nothing waits to leave on the control line, or nobody is there to hear it."""
+        if self.gone is not None:
+            return True
         control = self.lines[CONTROL]
-        return control is not None and not control.queue
+        return control is not None and not control.queue and not control.leaving.left
 
     def say(self, frames: list[Frame]) -> None:
         """On the control line; where there is none, a new one says all that matters."""
         control = self.lines[CONTROL]
         if control is not None and frames:
-            control.queue.append(b"".join(frame.to_bytes() for frame in frames))
-            self.news = True
+            control.queue.extend(frame.to_bytes() for frame in frames)
+            self.has_to_say = True
 
     # ---- lines
 
@@ -133,34 +140,46 @@ class Link:
             if by_peer and not any(self.lines):
                 self.lost_at = monotonic()
 
+    def close(self) -> None:
+        """Says goodbye, as far as that leaves at once, and ends all lines."""
+        control = self.lines[CONTROL]
+        if control is not None:
+            control.queue.append(Frame.of_words(Kind.BYE, "it was closed").to_bytes())
+            with contextlib.suppress(LineBrokenError, StopIteration):
+                next(control.write)
+        for line in filter(None, self.lines):
+            line.connection.close()
+
     # ---- steps
 
     def _reading_control(self, line: Line) -> Steps:
-        frames, room = Frames(), memoryview(bytearray(_CONTROL_BYTES))
+        frames, room = Frames(), Rest(memoryview(bytearray(_CONTROL_BYTES)))
         while True:
             count = yield from receiving_some(line.connection, room)
-            for frame in frames.feed(room[:count]):
+            for frame in frames.feed(room.left[:count]):
                 if frame.kind == Kind.BYE:
-                    self.bye = frame.body.decode(errors="replace")
-                    raise LineBrokenError(self.bye, by_peer=True)
+                    self.gone = frame.words
+                    raise LineBrokenError(frame.words, by_peer=True)
                 self._hear(frame)
             self._moves()
 
     def _writing_control(self, line: Line) -> Steps:
         while True:
             while line.queue:
-                yield from sending(line.connection, line.queue[0])
-                line.queue.popleft()
+                line.leaving.left = memoryview(b"".join(line.queue))
+                line.queue.clear()
+                yield from sending(line.connection, line.leaving)
             yield Wait.MORE
 
     def _reading(self, line: Line) -> Steps:
+        line.arriving.moves = self._moves
         head_room = bytearray(HEAD_BYTES)
         while True:
-            yield from receiving(line.connection, memoryview(head_room))
+            yield from receiving(line.connection, Rest(memoryview(head_room)))
             head = Head.from_bytes(head_room)
             if head.kind == Kind.HEADER:
                 body = bytearray(head.length)
-                yield from receiving(line.connection, memoryview(body))
+                yield from receiving(line.connection, Rest(memoryview(body)))
                 self._hear(Frame(Kind.HEADER, head.transfer, body=bytes(body)))
                 continue
             if head.kind != Kind.CHUNK or head.transfer > self.pair.number + 1:
@@ -169,17 +188,15 @@ class Link:
             while head.transfer > self.pair.number or (head.transfer == self.pair.number and not self._is_expected):
                 yield Wait.MORE
             place = self.pair.arriving(head.transfer, head.chunk, head.length)
-            line.room = self._sink[: head.length] if place is None else self._room[slice(*place)]
-            while line.room:
-                count = yield from receiving_some(line.connection, line.room)
-                line.room = line.room[count:]
-                self._moves()
+            line.arriving.left = self._sink[: head.length] if place is None else self._room[slice(*place)]
+            yield from receiving(line.connection, line.arriving)
             got = self.pair.arrived(head.transfer, head.chunk)
             if got is not None:
                 self.say([got])
             yield Wait.TURN
 
     def _writing(self, line: Line) -> Steps:
+        line.leaving.moves = self._moves
         announced = 0
         while True:
             chunk = self.pair.next_chunk(line.number)
@@ -187,22 +204,20 @@ class Link:
                 yield Wait.MORE
                 continue
             number, (lo, hi) = self.pair.number, bounds(self.pair.out_bytes, chunk)
-            line.leaving = self._payload[lo:hi]
+            line.leaving.left = self._payload[lo:hi]
             first = Head(Kind.CHUNK, hi - lo, number, chunk).to_bytes()
             if announced != number:
                 # So that no payload waits for the control line, whose packets may be the ones that get lost.
                 first, announced = self.pair.said.to_bytes() + first, number
-            yield from sending(line.connection, first)
-            while line.leaving:
-                count = yield from sending_some(line.connection, line.leaving)
-                line.leaving = line.leaving[count:]
-                self._moves()
+            yield from saying(line.connection, first)
+            yield from sending(line.connection, line.leaving)
             yield Wait.TURN
 
     def _hear(self, frame: Frame) -> None:
         self.pair.hear(frame)
-        self._look_at_header()
-        self.news = True
+        if frame.kind == Kind.HEADER:
+            self._look_at_header()
+            self.news = True
 
     def _look_at_header(self) -> None:
         if self.heard is None and self.pair.header is not None:

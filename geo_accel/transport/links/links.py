@@ -6,12 +6,10 @@ whoever sends too much waits. It cannot deadlock: a step that cannot go on gives
 control lines needs no payload to move, and no rank waits for anything but bytes that a peer in the same swap owes it.
 """
 
-import contextlib
 import logging
 import selectors
 import socket
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from time import monotonic
 
 import torch
@@ -20,21 +18,11 @@ from geo_accel.topology import Topology
 from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import SiteLostError
 from geo_accel.transport.identity import Header, Message
-from geo_accel.transport.links.frames import Frame, FrameError, Kind
-from geo_accel.transport.links.hello import Hello
-from geo_accel.transport.links.lines import (
-    LineBrokenError,
-    LineRefusedError,
-    Wait,
-    connecting,
-    greeted,
-    greeting,
-    prepare,
-    sending,
-    shaking_hands,
-)
-from geo_accel.transport.links.link import CONTROL, Line, Link, new_sink
-from geo_accel.transport.links.ways import Route, Ways
+from geo_accel.transport.links.frames import FrameError
+from geo_accel.transport.links.lines import LineBrokenError, LineRefusedError, Wait, prepare
+from geo_accel.transport.links.link import Line, Link, new_sink
+from geo_accel.transport.links.openings import CONNECT_S, STRANGER_S, Opening, Retry, accepting, dialling
+from geo_accel.transport.links.ways import Ways
 from geo_accel.transport.seal import headers_for
 
 logger = logging.getLogger("geo_accel")
@@ -42,37 +30,13 @@ logger = logging.getLogger("geo_accel")
 LINES = 16
 """For payload, per pair of ranks."""
 _LOOK_S = 0.25
-_OPENING_S = 10.0
-"""What connecting, TLS and hello may take together once the other end is there; then the line is dialled anew."""
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 2.0
+_SPARE_OPENINGS = 64
+"""So many connections beyond two for every line may be under way at the end that is dialled; the oldest makes way."""
+_MOST_WARNINGS = 64
 _REFUSED_S = 3.0
 """So long a peer's machine may answer without its process, before that is taken to have ended."""
 _REDIAL_S = 10.0
 """So long a peer that dials, and has closed its last line, may take to dial again."""
-
-
-@dataclass(slots=True, eq=False)
-class _Opening:
-    """A connection that is no line yet."""
-
-    connection: socket.socket
-    """With TLS around it as soon as that begins; its file descriptor stays the same."""
-    until: float
-    link: Link | None = None
-    """That it was dialled for, with `number`; None where it was accepted."""
-    number: int = 0
-    waits: Wait = Wait.MORE
-    steps: Generator[Wait, None, tuple[Link, Line]] = field(init=False)
-
-
-@dataclass(slots=True)
-class _Retry:
-    """When a line is dialled, and what became of it before."""
-
-    at: float = 0.0
-    pause_s: float = _FIRST_RETRY_S
-    refused_since: float | None = None
-    cause: str = "nobody has answered yet"
 
 
 class LinksTransport(Transport):
@@ -89,19 +53,22 @@ class LinksTransport(Transport):
         """
         super().__init__(topology, deadline_s)
         self._ways = ways
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(ways.fileno(), selectors.EVENT_READ, None)
         sink = new_sink()
         others = [peer for peer in self.peers if peer != topology.rank]
         self._links = {peer: Link(peer, lines, sink) for peer in others}
         self._retries = {
-            (peer, number): _Retry()
+            (peer, number): Retry()
             for peer in others
             for number in range(lines + 1)
             if ways.route(peer, number) is not None
         }
-        self._openings: set[_Opening] = set()
+        self._openings: dict[Opening, None] = {}
+        """The oldest first."""
+        self._most_openings = _SPARE_OPENINGS + 2 * sum(len(link.lines) for link in self._links.values())
         self._turns: set[Line] = set()
+        self._warned: set[str] = set()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(ways.fileno(), selectors.EVENT_READ, None)
         self._is_open = True
         try:
             self._connect()
@@ -163,13 +130,12 @@ class LinksTransport(Transport):
         if link.is_over if heard else link.pair.header is not None and link.has_said:
             return
         now = monotonic()
-        if link.bye is not None:
-            raise self.gone(link.peer, now - start, link.bye)
-        for (peer, _), retry in self._retries.items():
-            if peer == link.peer and retry.refused_since is not None and now - retry.refused_since > _REFUSED_S:
-                raise self.gone(link.peer, now - start, retry.cause)
-        if link.lost_at is not None and now - link.lost_at > _REDIAL_S:
-            raise self.gone(link.peer, now - start, "it closed all its lines and has not come back")
+        if link.gone is None and link.lost_at is not None and now - link.lost_at > _REDIAL_S:
+            link.gone = "it closed all its lines and has not come back"
+        if link.gone is not None:
+            if heard and link.pair.is_over:
+                return  # nothing is owed any more
+            raise self.gone(link.peer, now - start, link.gone)
         if now - link.progress_at > self.deadline_s:
             raise self.silent(link.peer, now - link.progress_at)
 
@@ -178,15 +144,9 @@ class LinksTransport(Transport):
             return
         self._is_open = False
         for link in self._links.values():
-            control = link.lines[CONTROL]
-            if control is not None:
-                control.queue.append(Frame(Kind.BYE, body=b"it was closed").to_bytes())
-                with contextlib.suppress(LineBrokenError):
-                    next(control.write)
-            for line in filter(None, link.lines):
-                line.connection.close()
+            link.close()
         for opening in self._openings:
-            opening.connection.close()
+            opening.end()
         self._selector.close()
         self._ways.close()
 
@@ -195,23 +155,29 @@ class LinksTransport(Transport):
     def _turn(self) -> None:
         """Lets everything go on that can, or waits a moment for something that can."""
         now = monotonic()
+        wait_s = _LOOK_S
         for (peer, number), retry in self._retries.items():
-            if self._links[peer].lines[number] is None and now >= retry.at:
-                self._dial(self._links[peer], number, retry)
+            link = self._links[peer]
+            if link.lines[number] is None and link.gone is None:
+                if now >= retry.at:
+                    self._dial(link, number, retry)
+                wait_s = min(wait_s, max(0.0, retry.at - now))
         self._go_on()
         turns, self._turns = self._turns, set()
-        for key, _ in self._selector.select(0 if turns else _LOOK_S):
+        for key, mask in self._selector.select(0 if turns else wait_s):
             what = key.data
             if what is None:
                 for connection in self._ways.arrived():
                     self._accept(connection)
-            elif isinstance(what, _Opening):
+            elif isinstance(what, Opening):
                 self._advance_opening(what)
             else:
-                self._advance(*what, Wait.READABLE, Wait.WRITABLE)
-        for link in self._links.values():
-            for line in [line for line in link.lines if line in turns]:
-                self._advance(link, line, Wait.TURN)
+                link, line = what
+                self._advance(link, line, _READY[mask])
+        if turns:
+            for link in self._links.values():
+                for line in [line for line in link.lines if line in turns]:
+                    self._advance(link, line, _TURN)
         self._go_on()
         for opening in [opening for opening in self._openings if monotonic() > opening.until]:
             self._drop(opening, LineBrokenError("it was not ready in time"))
@@ -219,12 +185,13 @@ class LinksTransport(Transport):
     def _go_on(self) -> None:
         """Lets go on what waits for news."""
         for link in self._links.values():
-            while link.news:
-                link.news = False
-                for line in filter(None, list(link.lines)):
-                    self._advance(link, line, Wait.MORE)
+            while link.news or link.has_to_say:
+                lines = list(link.lines) if link.news else link.lines[:1]
+                link.news = link.has_to_say = False
+                for line in filter(None, lines):
+                    self._advance(link, line, _MORE)
 
-    def _advance(self, link: Link, line: Line, *because: Wait) -> None:
+    def _advance(self, link: Link, line: Line, because: tuple[Wait, ...]) -> None:
         """The steps of `line` that wait `because` of something that may have come."""
         if link.lines[line.number] is not line:
             return
@@ -242,8 +209,10 @@ class LinksTransport(Transport):
         waits = (line.read_waits, line.write_waits)
         if Wait.TURN in waits:
             self._turns.add(line)
-        self._look_for(line.connection, line.interest, _interest(waits), (link, line))
-        line.interest = _interest(waits)
+        interest = _interest(waits)
+        if interest != line.interest:
+            self._look_for(line.connection, line.interest, interest, (link, line))
+            line.interest = interest
 
     def _look_for(self, connection: socket.socket, before: int, now: int, what: object) -> None:
         if before and not now:
@@ -259,99 +228,93 @@ class LinksTransport(Transport):
 
     # ---- opening lines
 
-    def _dial(self, link: Link, number: int, retry: _Retry) -> None:
+    def _dial(self, link: Link, number: int, retry: Retry) -> None:
         route = self._ways.route(link.peer, number)
         assert route is not None
         retry.at = float("inf")  # until this attempt has ended
         raw = socket.socket(route.address[0], socket.SOCK_STREAM)
         prepare(raw)
-        opening = _Opening(raw, monotonic() + _OPENING_S, link, number)
-        opening.steps = self._dialling(opening, route)
-        self._openings.add(opening)
+        opening = Opening(raw, monotonic() + CONNECT_S, link, number)
+        opening.steps = dialling(opening, route, self._ways, self._links)
+        self._openings[opening] = None
         self._advance_opening(opening)
 
     def _accept(self, connection: socket.socket) -> None:
         prepare(connection)
-        opening = _Opening(connection, monotonic() + _OPENING_S)
-        opening.steps = self._accepting(opening)
-        self._openings.add(opening)
+        arrived = [opening for opening in self._openings if opening.link is None]
+        if len(arrived) >= self._most_openings:
+            self._drop(arrived[0], LineBrokenError("too many came at the same time"))
+        opening = Opening(connection, monotonic() + STRANGER_S)
+        opening.steps = accepting(opening, self._ways, self._links)
+        self._openings[opening] = None
         self._advance_opening(opening)
 
-    def _advance_opening(self, opening: _Opening) -> None:
+    def _advance_opening(self, opening: Opening) -> None:
+        if opening not in self._openings:
+            return
         before = _interest((opening.waits,))
         try:
             opening.waits = next(opening.steps)
         except StopIteration as done:
             self._look_for(opening.connection, before, 0, None)
-            self._openings.discard(opening)
-            link, line = done.value
-            old = link.lines[line.number]
-            if old is not None:
-                self._lose(link, old, LineBrokenError("another took its place"))
-            link.attach(line)
-            if (link.peer, line.number) in self._retries:
-                self._retries[link.peer, line.number] = _Retry(at=0.0)
-            self._advance(link, line, Wait.READABLE, Wait.MORE)
+            del self._openings[opening]
+            self._take(*done.value)
             return
         except (LineBrokenError, FrameError) as error:
-            opening.waits = Wait.MORE
-            self._look_for(opening.connection, before, 0, None)
             self._drop(opening, error)
             return
         self._look_for(opening.connection, before, _interest((opening.waits,)), opening)
 
-    def _drop(self, opening: _Opening, error: Exception) -> None:
+    def _take(self, link: Link, line: Line) -> None:
+        """A line that both ends have agreed on."""
+        old = link.lines[line.number]
+        if old is not None:
+            self._lose(link, old, LineBrokenError("another took its place"))
+        link.attach(line)
+        if (link.peer, line.number) in self._retries:
+            self._retries[link.peer, line.number] = Retry(at=0.0)
+        self._advance(link, line, (Wait.READABLE, Wait.MORE))
+
+    def _drop(self, opening: Opening, error: Exception) -> None:
         """It comes to nothing; one that was dialled is dialled again."""
         self._look_for(opening.connection, _interest((opening.waits,)), 0, None)
-        self._openings.discard(opening)
-        opening.steps.close()
-        opening.connection.close()
+        del self._openings[opening]
+        opening.end()
         link = opening.link
+        by_peer = isinstance(error, LineBrokenError) and error.by_peer
         if link is None:
-            logger.warning("geo_accel: a connection to %s came to nothing: %s", self.topology.site.name, error)
+            # A member that waited for this end, and has given up and dialled again, leaves its attempts behind.
+            self._warn(str(error), logging.DEBUG if by_peer else logging.WARNING)
             return
         if isinstance(error, LineRefusedError):
             raise SiteLostError(f"site {self.name(link.peer)} and this one refuse each other: {error}.")
-        retry = self._retries[link.peer, opening.number]
-        by_peer = isinstance(error, LineBrokenError) and error.by_peer
-        retry.refused_since = (retry.refused_since or monotonic()) if by_peer else None
-        retry.at, retry.pause_s = monotonic() + retry.pause_s, min(2 * retry.pause_s, _LONGEST_RETRY_S)
-        retry.cause = str(error)
+        now, retry = monotonic(), self._retries[link.peer, opening.number]
+        retry.refused_since = (retry.refused_since or now) if by_peer else None
+        retry.later(now, str(error))
+        if retry.refused_since is not None and now - retry.refused_since > _REFUSED_S and not any(link.lines):
+            link.gone = retry.cause
 
-    def _dialling(self, opening: _Opening, route: Route) -> Generator[Wait, None, tuple[Link, Line]]:
-        link, number = opening.link, opening.number
-        assert link is not None
-        yield from connecting(opening.connection, route.address[1])
-        yield from sending(opening.connection, route.first_bytes)
-        if route.answers:
-            return (yield from self._accepting(opening))
-        connection = self._ways.client.wrap_socket(opening.connection, do_handshake_on_connect=False)
-        opening.connection = connection
-        yield from shaking_hands(connection)
-        problem = self._ways.problem_with(connection, link.peer)
-        if problem is not None:
-            raise LineRefusedError(problem)
-        yield from greeting(connection, self._ways.hello(link.peer, number))
-        return link, Line(number, connection)
+    def _warn(self, cause: str, level: int) -> None:
+        """Of somebody who came; once for each cause."""
+        if cause in self._warned or len(self._warned) >= _MOST_WARNINGS:
+            level = logging.DEBUG
+        elif level > logging.DEBUG:
+            self._warned.add(cause)
+        logger.log(
+            level,
+            "geo_accel: a connection to %s came to nothing: %s. If it was none of this run's sites, close the port to "
+            "strangers; training goes on.",
+            self.name(self.topology.rank),
+            cause,
+        )
 
-    def _accepting(self, opening: _Opening) -> Generator[Wait, None, tuple[Link, Line]]:
-        raw = opening.connection
-        connection = self._ways.server.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
-        opening.connection = connection
-        yield from shaking_hands(connection)
 
-        def problem_with(hello: Hello) -> str | None:
-            mine = self._ways.hello(hello.sender, hello.line)
-            if problem := hello.problem_for(mine, frozenset(self._links)):
-                return problem
-            if opening.link is not None and (opening.link.peer, opening.number) != (hello.sender, hello.line):
-                return f"line {hello.line} came where line {opening.number} was expected"
-            if hello.line >= len(self._links[hello.sender].lines):
-                return f"there is no line {hello.line}"
-            return self._ways.problem_with(connection, hello.sender)
-
-        hello = yield from greeted(connection, problem_with)
-        return self._links[hello.sender], Line(hello.line, connection)
+_READY = {
+    selectors.EVENT_READ: (Wait.READABLE,),
+    selectors.EVENT_WRITE: (Wait.WRITABLE,),
+    selectors.EVENT_READ | selectors.EVENT_WRITE: (Wait.READABLE, Wait.WRITABLE),
+}
+_TURN, _MORE = (Wait.TURN,), (Wait.MORE,)
 
 
 def _bytes_of(tensor: torch.Tensor | None) -> memoryview:

@@ -1,0 +1,88 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""One of three sites as a process of its own: `python -m tests.transport.links.process OUT KEYS LISTENING`.
+
+It does one case of the suite; then rank 2 is killed in the midst of a swap.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from geo_accel.sites.credentials import read_credentials
+from geo_accel.sites.host import Host
+from geo_accel.sites.port import Port
+from geo_accel.sites.ways import topology_of
+from geo_accel.transport.identity import Identity, Message
+from geo_accel.transport.links.links import LinksTransport
+from tests.transport.conformance import CASES, SITES, Case, outcome
+from tests.transport.links.linked import LINES, LOOPBACK, visit, ways_of
+from tests.transport.threads import DEADLINE_S
+
+CASE = "what arrives is what was sent"
+LARGE = 64 * 2**20
+"""Bytes."""
+
+
+def swap_while_rank_2_is_killed(transport: LinksTransport) -> None:
+    if transport.topology.rank == 2:
+        threading.Thread(target=_die_when_half_has_arrived, args=(transport,), daemon=True).start()
+    others = [peer for peer in transport.peers if peer != transport.topology.rank]
+    rooms = {peer: torch.empty(LARGE, dtype=torch.uint8) for peer in others}
+    transport.swap(
+        dict.fromkeys(others, torch.zeros(LARGE, dtype=torch.uint8)), rooms, Message(Identity(kind="round"))
+    )
+
+
+def _die_when_half_has_arrived(transport: LinksTransport) -> None:
+    pair = transport._links[0].pair
+    while pair.number < 1 or len(pair._missing) > 32:
+        time.sleep(0.0005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _soon(file: Path, seconds: float = 60.0) -> str:
+    """What `file` says, once it is there."""
+    end = time.monotonic() + seconds
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return file.read_text()
+
+
+def _write(file: Path, text: str) -> None:
+    file.with_suffix(".new").write_text(text)
+    file.with_suffix(".new").rename(file)
+
+
+def main() -> None:
+    rank, out, keys, listening = int(os.environ["RANK"]), Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    credentials = read_credentials(keys / f"site{rank}.pem")
+    talk: Callable | None = Host(credentials, SITES, print).talk if rank == 0 else None
+    port = Port(LOOPBACK, 0, talk) if str(rank) in listening else None
+    if rank == 0:
+        assert port is not None
+        _write(out / "port", str(port.number))
+    meeting = (LOOPBACK, int(_soon(out / "port")))
+    visited = visit(meeting, credentials, rank, port)
+    topology = topology_of(visited.roster, f"site{rank}", 0)
+
+    def transport() -> LinksTransport:
+        return LinksTransport(topology, DEADLINE_S, ways_of(visited, credentials, rank, port, meeting), LINES)
+
+    found = {CASE: outcome(CASES[CASE], transport())}
+    _write(out / f"first-{rank}.json", json.dumps(found))
+    found["killed"] = outcome(Case(swap_while_rank_2_is_killed, lambda outcomes: None), transport())
+    _write(out / f"rank-{rank}.json", json.dumps(found))
+    if rank == 0:
+        _soon(out / "rank-1.json")  # whose relay and meeting point are here
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
