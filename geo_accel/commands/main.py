@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from geo_accel.commands import lab, plan, profile, simulate
+from geo_accel.commands import keys, lab, meet, plan, profile, simulate
 from geo_accel.version import __version__
 
 # A subcommand is a module with NAME, SUMMARY, add_arguments(parser) and run(arguments) -> exit code.
-SUBCOMMANDS = {module.NAME: module for module in (lab, profile, plan, simulate)}
+SUBCOMMANDS = {module.NAME: module for module in (lab, profile, plan, simulate, keys, meet)}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from enum import IntEnum
 _FORMAT = struct.Struct("!4sBxHI16s")
 FIRST_BYTES = _FORMAT.size
 _MAGIC = b"geo1"
+_TOKEN = struct.Struct("!HH12s")
 
 
 class For(IntEnum):
@@ -31,27 +32,31 @@ class FirstBytes:
 
     whom: For
     number: int = 0
-    """Of a process inside its site, or of one end of a line to be relayed: `relay_number`."""
+    """Of a process inside its site, or of a line to be relayed."""
     token: bytes = bytes(16)
     """Of a pair that is relayed."""
+    side: int = 0
+    """Of the pair: 0 for the lower rank, 1 for the higher."""
 
     def to_bytes(self) -> bytes:
-        return _FORMAT.pack(_MAGIC, self.whom, 0, self.number, self.token)
+        return _FORMAT.pack(_MAGIC, self.whom, self.side, self.number, self.token)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "FirstBytes | None":
         """None for bytes that are none."""
-        magic, whom, _, number, token = _FORMAT.unpack(data)
-        if magic != _MAGIC or whom not in set(For):
+        magic, whom, side, number, token = _FORMAT.unpack(data)
+        if magic != _MAGIC or whom not in set(For) or side > 1:
             return None
-        return cls(whom=For(whom), number=number, token=token)
-
-
-def relay_number(line: int, first: bool) -> int:
-    """Of `line` of a pair, as it is said at the end that comes `first` in order, or at the other."""
-    return 2 * line + (0 if first else 1)
+        return cls(whom=For(whom), number=number, token=token, side=side)
 
 
 def relay_token(secret: str, low: int, high: int) -> bytes:
     """Of the pair of ranks `low` < `high`, from what all members of a run know and nobody else."""
-    return hmac.digest(bytes.fromhex(secret), f"relay {low} {high}".encode(), "sha256")[:16]
+    proof = hmac.digest(bytes.fromhex(secret), f"relay {low} {high}".encode(), "sha256")
+    return _TOKEN.pack(low, high, proof[:12])
+
+
+def is_relay_token(secret: str, token: bytes) -> bool:
+    """Whether some pair of the run has it: strangers are not relayed."""
+    low, high, _ = _TOKEN.unpack(token)
+    return low < high and hmac.compare_digest(token, relay_token(secret, low, high))

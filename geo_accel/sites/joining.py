@@ -107,7 +107,8 @@ def _open(invitation: Invitation, environ: Mapping[str, str], opened: dict[str, 
         listens, address = ("", invitation.listen[1]), _text(*invitation.listen)
     door = None
     if listens is not None:
-        port = opened["port"] = Port(*listens, None if host is None else host.talk)
+        meeting, relays = (None, None) if host is None else (host.talk, host.relays)
+        port = opened["port"] = Port(*listens, meeting, relays)
         door = str(port.door)
     return {"job": secrets.token_hex(8), "number": number, "address": address, "door": door}
 

@@ -4,15 +4,20 @@
 Ranks of a run are counted site by site, in the order of the sites' names: nothing depends on who came first.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from geo_accel.sites.credentials import SITE_NAME
 from geo_accel.version import __version__
 
 MOST_RANKS = 4096
 AT_MEETING = "meeting"
 """The address of who listens at the meeting point's own port, which everybody knows by the way that led there."""
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{0,253}):[1-9][0-9]{0,4}")
+_MOST_TEXT = 255
+_USUAL_SITES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +58,19 @@ class Arrival:
         for name, allowed in kinds.items():
             if type(content[name]) not in allowed:
                 raise ValueError(f"who comes gives a {name} that is no {allowed[0].__name__}")
+            if isinstance(content[name], str) and not (
+                len(content[name]) <= _MOST_TEXT and content[name].isprintable()
+            ):
+                raise ValueError(f"who comes gives a {name} that is no name")
         arrival = cls(**content)
-        if not 0 <= arrival.place < arrival.size <= MOST_RANKS or len(arrival.site) > 63 or len(arrival.job) > 64:
-            raise ValueError(f"{arrival.site[:63]} gives process {arrival.place} of {arrival.size}")
+        if not SITE_NAME.fullmatch(arrival.site):
+            raise ValueError(f"who comes calls itself {arrival.site!r}, as no site can be called")
+        if not 0 <= arrival.place < arrival.size <= MOST_RANKS:
+            raise ValueError(f"{arrival.site} gives process {arrival.place} of {arrival.size}")
+        if arrival.expect is not None and arrival.expect < 1:
+            raise ValueError(f"{arrival.site} expects {arrival.expect} sites")
+        if arrival.address not in (None, AT_MEETING) and not _ADDRESS.fullmatch(arrival.address or ""):
+            raise ValueError(f"{arrival.site} says that it can be dialled at {arrival.address!r}")
         return arrival
 
 
@@ -119,14 +134,18 @@ class Meeting:
 
     def __init__(self, expect: int | None, run: str, secret: str) -> None:
         """`expect`: how many sites; None where whoever comes says so."""
-        self._expect, self._told_by = expect, "the meeting point"
-        self._run, self._secret = run, secret
+        self._expect, self._run, self._secret = expect, run, secret
         self._arrived: dict[str, dict[int, tuple[Arrival, str]]] = {}
+        self._left: set[tuple[str, int]] = set()
+        """Processes that have left since all were there."""
         self.roster: Roster | None = None
         """None until all are there."""
 
     def arrive(self, arrival: Arrival, shown: str, fingerprint: str) -> str | None:
-        """A process comes, with a certificate of site `shown`. Why it cannot be in, in one line; None where it is."""
+        """A process comes, with a certificate of site `shown`. Why it cannot be in, in one line; None where it is.
+
+        One that is in may come again, when its connection was lost.
+        """
         site = arrival.site
         if arrival.version != __version__:
             return (
@@ -138,51 +157,93 @@ class Meeting:
                 "(GEO_ACCEL_KEYS), and the site's name in GEO_ACCEL_SITE."
             )
         if self.roster is not None:
-            names = ", ".join(member.name for member in self.roster.members)
-            return f"this run has begun, with the sites {names}; {site} is too late. Is GEO_ACCEL_EXPECT right?"
-        here = self._arrived.get(site, {})
-        for other, _ in here.values():
+            return self._come_again(arrival, fingerprint)
+        problem = self._problem_with(arrival)
+        if problem is None:
+            self._arrived.setdefault(site, {})[arrival.place] = (arrival, fingerprint)
+            self._complete()
+        return problem
+
+    def _come_again(self, arrival: Arrival, fingerprint: str) -> str | None:
+        site, place = arrival.site, arrival.place
+        before = self._arrived.get(site, {}).get(place)
+        if before is not None and before[0].job == arrival.job and before[1] == fingerprint:
+            self._arrived[site][place] = (arrival, fingerprint)
+            self._left.discard((site, place))
+            return None
+        return f"this run has begun, with the sites {self._names}; {site} is too late. Is GEO_ACCEL_EXPECT right?"
+
+    def _problem_with(self, arrival: Arrival) -> str | None:
+        """Why it does not go with those who are there."""
+        site = arrival.site
+        for other, _ in self._arrived.get(site, {}).values():
             if other.job != arrival.job:
                 return f"there are two sites called {site}: give each a name and a key file of its own."
             if other.size != arrival.size:
-                return f"{site} has {other.size} processes by one, {arrival.size} by another"
-        if arrival.expect is not None:
-            if self._expect not in (None, arrival.expect):
-                return (
-                    f"{site} expects {arrival.expect} sites, {self._told_by} {self._expect}: say the same everywhere "
-                    "(GEO_ACCEL_EXPECT or meet.expect), or at one site only."
-                )
-            if self._expect is None:
-                self._expect, self._told_by = arrival.expect, site
-        self._arrived.setdefault(site, {})[arrival.place] = (arrival, fingerprint)
-        self._complete()
+                return f"{site} has {other.size} processes by one, {arrival.size} by another."
+        expect, told_by = self._told
+        if None not in (arrival.expect, expect) and arrival.expect != expect:
+            return (
+                f"{site} expects {arrival.expect} sites, {told_by} {expect}: say the same everywhere "
+                "(GEO_ACCEL_EXPECT or meet.expect), or at one site only."
+            )
+        most = arrival.expect or self.expect
+        if len({*self._arrived, site}) > most:
+            return (
+                f"{site} is one too many: {most} sites are expected, and {self._names} are here. "
+                "Is GEO_ACCEL_EXPECT right?"
+            )
         return None
 
     def leave(self, arrival: Arrival) -> None:
-        """Its connection ended. Before all are there it is as if it had not come."""
+        """The connection of this `arrival` has ended. Before all are there it is as if it had not come."""
         here = self._arrived.get(arrival.site, {})
-        if self.roster is None and arrival.place in here and here[arrival.place][0] == arrival:
-            del here[arrival.place]
-            if not here:
-                del self._arrived[arrival.site]
+        if arrival.place not in here or here[arrival.place][0] is not arrival:  # it has come again meanwhile
+            return
+        if self.roster is not None:
+            self._left.add((arrival.site, arrival.place))
+            return
+        del here[arrival.place]
+        if not here:
+            del self._arrived[arrival.site]
+
+    @property
+    def _told(self) -> tuple[int | None, str]:
+        """How many sites the run has, as somebody who is there has said, and who."""
+        if self._expect is not None:
+            return self._expect, "the meeting point"
+        told = [(one.expect, site) for site, here in self._arrived.items() for one, _ in here.values() if one.expect]
+        return told[0] if told else (None, "")
 
     @property
     def expect(self) -> int:
         """How many sites the run has: two, unless somebody says otherwise."""
-        return 2 if self._expect is None else self._expect
+        return self._told[0] or _USUAL_SITES
+
+    @property
+    def present(self) -> dict[str, tuple[int, int]]:
+        """By site, how many of its processes are there, and how many it has."""
+        return {
+            site: (sum((site, place) not in self._left for place in here), self._size_of(site))
+            for site, here in sorted(self._arrived.items())
+        }
 
     @property
     def missing(self) -> str:
         """Who is not there yet, in words."""
         parts = [
-            f"{len(here)} of {self._size_of(site)} processes of {site}"
-            for site, here in sorted(self._arrived.items())
-            if len(here) < self._size_of(site)
+            f"{size - there} of {size} processes of {site}"
+            for site, (there, size) in self.present.items()
+            if there < size
         ]
         if len(self._arrived) < self.expect:
-            there = ", ".join(sorted(self._arrived)) or "none"
-            parts.append(f"{self.expect - len(self._arrived)} more of {self.expect} sites (there: {there})")
+            more = self.expect - len(self._arrived)
+            parts.append(f"{more} more of {self.expect} sites (there: {self._names or 'none'})")
         return "; ".join(parts)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(sorted(self._arrived))
 
     def _size_of(self, site: str) -> int:
         return next(iter(self._arrived[site].values()))[0].size

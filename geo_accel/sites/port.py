@@ -2,11 +2,11 @@
 """The one port that a site listens at, and what is behind it: a thread that hands every connection on.
 
 A process of the site is given the connection itself (its file descriptor, over a Unix socket in a folder of our own),
-so that nothing passes through here afterwards. Two that cannot reach each other are joined here, byte by byte; their
-TLS is end to end, so that the relay learns nothing.
+so that nothing passes through here afterwards. Two that cannot reach each other are joined here: see `relay.py`.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -15,12 +15,12 @@ import socket
 import struct
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 from geo_accel.sites.first_bytes import FIRST_BYTES, FirstBytes, For
+from geo_accel.sites.relay import Relays
 
 logger = logging.getLogger("geo_accel")
 
@@ -28,11 +28,10 @@ _PLACE = struct.Struct("!I")
 _MOST_STRANGERS = 256
 """Connections that have not said for whom they are; the oldest makes way."""
 _STRANGER_S = 10.0
-_MOST_RELAYED = 4096
-_HELD_S = 60.0
-"""So long one end of a relay waits for the other."""
-_RELAY_BYTES = 256 * 1024
 _LOOK_S = 1.0
+_FULL_S = 0.05
+_LONGEST_DOOR = 100
+"""Bytes; a Unix socket's path has 107 at most."""
 
 Talk = Callable[[socket.socket], None]
 """Takes a connection for the meeting point, and returns at once."""
@@ -41,21 +40,21 @@ Talk = Callable[[socket.socket], None]
 class Port:
     """Listens, until it is closed."""
 
-    def __init__(self, host: str, number: int, meeting: Talk | None = None) -> None:
-        """`host` "" for all interfaces; `number` 0 for any. Raises ValueError where that cannot be listened at."""
-        try:
-            # Both families where the machine has them: names of sites may resolve to either.
-            dual = not host and socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
-            self._listening = socket.create_server((host, number), family=family, backlog=512, dualstack_ipv6=dual)
-        except OSError as error:
-            where = f"{host or 'all interfaces'}, port {number}"
-            raise ValueError(
-                f"cannot listen at {where}: {error.strerror}; is another run there? Choose another port."
-            ) from error
+    def __init__(
+        self,
+        host: str,
+        number: int,
+        meeting: Talk | None = None,
+        relays: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """`host` "" for all interfaces; `number` 0 for any. `relays` says which tokens are joined, by default none.
+
+        Raises ValueError where that cannot be listened at.
+        """
+        self._listening = _listen(host, number)
         self.number: int = self._listening.getsockname()[1]
-        self._meeting = meeting
-        self._folder = Path(tempfile.mkdtemp(prefix="geo_accel-"))
+        self._meeting, self._relays_whom = meeting, relays
+        self._folder = _short_folder()
         self.door = self._folder / "door"
         """Where processes of this machine come for their connections: see `Arrivals`."""
         self._doors = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -64,10 +63,9 @@ class Port:
         self._selector = selectors.DefaultSelector()
         self._strangers: dict[socket.socket, tuple[bytearray, float]] = {}
         self._processes: dict[int, socket.socket] = {}
-        self._held: dict[tuple[bytes, int], tuple[socket.socket, float]] = {}
-        self._relays: set[_Relay] = set()
+        self._relays = Relays(self._selector)
         self._wake, self._woken = socket.socketpair()
-        for one, act in ((self._listening, self._accept), (self._doors, self._let_in), (self._woken, lambda: None)):
+        for one, act in ((self._listening, self._accept), (self._doors, self._let_in), (self._woken, lambda _: None)):
             one.setblocking(False)
             self._selector.register(one, selectors.EVENT_READ, act)
         self._ends = False
@@ -82,33 +80,42 @@ class Port:
         self._thread.join()
 
     def _run(self) -> None:
+        look_at = monotonic() + _LOOK_S
         while not self._ends:
             for key, mask in self._selector.select(_LOOK_S):
                 try:
-                    key.data(mask) if isinstance(key.fileobj, int) else key.data()
+                    key.data(mask)
                 except OSError as error:
                     logger.debug("geo_accel port: %s", error)
-            self._forget(monotonic())
+            if monotonic() >= look_at:
+                self._forget(monotonic())
+                look_at = monotonic() + _LOOK_S
         for one in (self._listening, self._doors, self._woken, self._wake, *self._strangers):
             one.close()
         for one in self._processes.values():
             one.close()
-        for one, _ in self._held.values():
-            one.close()
-        for relay in list(self._relays):
-            relay.close()
+        self._relays.close()
         self._selector.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _accept(self) -> None:
-        connection, _ = self._listening.accept()
+    def _accept(self, mask: int) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # no more files: strangers are the least of them
+                if self._strangers:
+                    self._drop(next(iter(self._strangers)))
+                sleep(_FULL_S)  # whoever knocks is still there, so that this comes again at once
+            raise
         connection.setblocking(False)
         if len(self._strangers) >= _MOST_STRANGERS:
             self._drop(next(iter(self._strangers)))
         self._strangers[connection] = (bytearray(), monotonic() + _STRANGER_S)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._listen_to(connection))
+        self._selector.register(connection, selectors.EVENT_READ, lambda _: self._listen_to(connection))
 
     def _listen_to(self, connection: socket.socket) -> None:
+        if connection not in self._strangers:  # it has just been dropped for another
+            return
         said, _ = self._strangers[connection]
         try:
             data = connection.recv(FIRST_BYTES - len(said))
@@ -135,8 +142,8 @@ class Port:
             connection.setblocking(True)
             self._meeting(connection)
             return
-        if first is not None and first.whom == For.RELAY:
-            self._relay(connection, first)
+        if first is not None and first.whom == For.RELAY and self._relays_whom and self._relays_whom(first.token):
+            self._relays.come(connection, first)
             return
         if first is not None and first.whom == For.PROCESS and first.number in self._processes:
             try:
@@ -145,7 +152,7 @@ class Port:
                 logger.debug("geo_accel port: process %d: %s", first.number, error)
         connection.close()
 
-    def _let_in(self) -> None:
+    def _let_in(self, mask: int) -> None:
         """A process of this machine comes to its door."""
         process, _ = self._doors.accept()
         process.settimeout(1.0)
@@ -156,106 +163,54 @@ class Port:
             return
         process.setblocking(False)
         self._processes[place] = process
-        self._selector.register(process, selectors.EVENT_READ, lambda: self._let_out(place, process))
+        self._selector.register(process, selectors.EVENT_READ, lambda _: self._let_out(place, process))
 
     def _let_out(self, place: int, process: socket.socket) -> None:
         """It says nothing more: it has ended."""
-        with contextlib.suppress(OSError):
+        try:
             if process.recv(1):
                 return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            logger.debug("geo_accel port: process %d: %s", place, error)
         self._selector.unregister(process)
         process.close()
         if self._processes.get(place) is process:
             del self._processes[place]
 
-    def _relay(self, connection: socket.socket, first: FirstBytes) -> None:
-        """Joins it with the other end of its line, as soon as that is there."""
-        key, key_of_other = (first.token, first.number), (first.token, first.number ^ 1)
-        if key in self._held:  # it has given up the last one, and dials again
-            self._held.pop(key)[0].close()
-        other = self._held.pop(key_of_other, None)
-        if other is None and len(self._held) + len(self._relays) < _MOST_RELAYED:
-            self._held[key] = (connection, monotonic() + _HELD_S)
-        elif other is None:
-            connection.close()
-        else:
-            self._relays.add(_Relay(self._selector, connection, other[0], self._relays.discard))
-
     def _forget(self, now: float) -> None:
         for connection in [one for one, (_, until) in self._strangers.items() if now > until]:
             self._drop(connection)
-        for key in [key for key, (_, until) in self._held.items() if now > until]:
-            self._held.pop(key)[0].close()
+        self._relays.forget(now)
 
 
-class _Relay:
-    """Two connections, and what goes from each to the other. Whichever ends, both do."""
+def _listen(host: str, number: int) -> socket.socket:
+    where = f"{host or 'all interfaces'}, port {number}"
+    try:
+        # Both families where the machine has them: names of sites may resolve to either.
+        dual = not host and socket.has_dualstack_ipv6()
+        found = socket.getaddrinfo(host or "0.0.0.0", number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family = socket.AF_INET6 if dual else found[0][0]
+        return socket.create_server((host, number), family=family, backlog=512, dualstack_ipv6=dual)
+    except (OSError, OverflowError) as error:
+        number_of = 0 if isinstance(error, OverflowError | socket.gaierror) else error.errno or 0
+        reason = os.strerror(number_of) if number_of else getattr(error, "strerror", None) or str(error)
+        advice = {
+            errno.EADDRINUSE: "another program, or another run, listens there: choose another port",
+            errno.EACCES: "ports below 1024 are the system's: choose another",
+            errno.EADDRNOTAVAIL: "this machine has no such address: leave the host out, or name one that it has",
+        }.get(number_of, "name an address of this machine, or none")
+        raise ValueError(f"cannot listen at {where} ({reason}): {advice}.") from error
 
-    def __init__(
-        self,
-        selector: selectors.BaseSelector,
-        one: socket.socket,
-        other: socket.socket,
-        ended: Callable[["_Relay"], None],
-    ) -> None:
-        self._selector, self._ended = selector, ended
-        self._to = {one: other, other: one}
-        self._waiting: dict[socket.socket, deque[bytes]] = {one: deque(), other: deque()}
-        """By receiver."""
-        self._interest = {one: 0, other: 0}
-        self._is_open = True
-        for connection in self._to:
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(OSError, AttributeError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
-        self._look()
 
-    def close(self) -> None:
-        self._is_open = False
-        for connection, interest in self._interest.items():
-            if interest:
-                self._selector.unregister(connection.fileno())
-            connection.close()
-        self._ended(self)
-
-    def _act(self, connection: socket.socket, mask: int) -> None:
-        if not self._is_open:  # the other end has just ended it
-            return
-        try:
-            if mask & selectors.EVENT_READ:
-                data = connection.recv(_RELAY_BYTES)
-                if not data:
-                    self.close()
-                    return
-                self._waiting[self._to[connection]].append(data)
-            for receiver, waiting in self._waiting.items():
-                while waiting:
-                    sent = receiver.send(waiting[0])
-                    if sent < len(waiting[0]):
-                        waiting[0] = waiting[0][sent:]
-                        break
-                    waiting.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            return
-        self._look()
-
-    def _look(self) -> None:
-        for connection, other in self._to.items():
-            # Nothing more is read from whoever sends faster than the other takes.
-            reads = 0 if self._waiting[other] else selectors.EVENT_READ
-            wanted = reads | (selectors.EVENT_WRITE if self._waiting[connection] else 0)
-            before, self._interest[connection] = self._interest[connection], wanted
-            act = lambda mask, connection=connection: self._act(connection, mask)  # noqa: E731
-            if before and wanted and before != wanted:
-                self._selector.modify(connection.fileno(), wanted, act)
-            elif wanted and not before:
-                self._selector.register(connection.fileno(), wanted, act)
-            elif before and not wanted:
-                self._selector.unregister(connection.fileno())
+def _short_folder() -> Path:
+    """A new one of our own, under a path that leaves room for a socket's name."""
+    folder = Path(tempfile.mkdtemp(prefix="geo_accel-"))
+    if len(os.fsencode(folder)) <= _LONGEST_DOOR:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="geo_accel-", dir="/tmp"))
 
 
 class Arrivals:

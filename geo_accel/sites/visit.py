@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from geo_accel.sites.credentials import Credentials
+from geo_accel.sites.credentials import Credentials, Shown, is_removed
 from geo_accel.sites.first_bytes import FirstBytes, For
 from geo_accel.sites.invitation import Address
 from geo_accel.sites.meeting import Arrival, Roster
@@ -36,18 +36,22 @@ class Visit:
         """
         self.address = address
         """Where this process reaches the meeting point."""
-        self._tls = credentials.client()
+        self._credentials = credentials
         self._connection: ssl.SSLSocket | None = None
         missing = [f"the meeting point at {_text(address)}"]
         start = time.monotonic()
         with Waiting(deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
-            self.roster = self._come(arrival, start, deadline_s, missing)
-            """Who is in."""
+            try:
+                self.roster = self._come(arrival, start, deadline_s, missing)
+                """Who is in."""
+            except BaseException:
+                self.close()
+                raise
 
     def _come(self, arrival: Arrival, start: float, deadline_s: float, missing: list[str]) -> Roster:
         while True:
             try:
-                self._connection = _dial(self.address, self._tls)
+                self._connection = _dial(self.address, self._credentials)
                 tell(self._connection, {"arrive": asdict(arrival)})
                 self._connection.settimeout(4 * _LATE_S)
                 while True:
@@ -60,6 +64,10 @@ class Visit:
                     missing[0] = str(said["missing"])
                     if time.monotonic() - start > deadline_s:
                         raise SiteLostError(f"{arrival.site} waited {deadline_s:.0f} s for {missing[0]}.")
+            except socket.gaierror as error:
+                raise ValueError(
+                    f"{self.address[0]} does not resolve ({error.strerror}); check GEO_ACCEL_MEET."
+                ) from error
             except OSError as error:
                 self.close()
                 if isinstance(cause := broken(error), LineRefusedError):
@@ -82,7 +90,7 @@ class Visit:
 
     def shelf(self, prefix: str) -> "MeetShelf":
         """The run's shelf, for keys that begin with `prefix`, over a connection of its own. For one thread."""
-        return MeetShelf(lambda: _dial(self.address, self._tls), self.roster.run, self.point, prefix)
+        return MeetShelf(lambda: _dial(self.address, self._credentials), self.roster.run, self.point, prefix)
 
     def close(self) -> None:
         """Leaves."""
@@ -129,32 +137,40 @@ class MeetShelf:
                     self._connection = self._open()
                 self._connection.settimeout(takes_s + _LATE_S)
                 tell(self._connection, what)
-                return hear(self._connection, LARGE)
+                said = hear(self._connection, LARGE)
+                break
             except OSError as error:
                 self.close()
                 if time.monotonic() - start > takes_s + _REDIAL_S:
                     raise ConnectionError(error.strerror or str(error)) from error
                 time.sleep(_AGAIN_S)
+            except ValueError as error:  # asked again, it would be refused again
+                self.close()
+                raise ConnectionError(str(error)) from error
+        if "refused" in said:
+            raise ConnectionError(said["refused"])
+        return said
 
     def _open(self) -> ssl.SSLSocket:
         connection = self._dial()
-        tell(connection, {"shelf": self._run})
-        said = hear(connection, LARGE)
-        if "refused" in said:
-            raise ConnectionError(said["refused"])
+        try:
+            tell(connection, {"shelf": self._run})
+            said = hear(connection, LARGE)
+            if "refused" in said:
+                raise ValueError(said["refused"])
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 
-def _dial(address: Address, tls: ssl.SSLContext) -> ssl.SSLSocket:
-    """A connection to the meeting point at `address`."""
-    try:
-        raw = socket.create_connection(address, timeout=_DIAL_S)
-    except socket.gaierror as error:
-        raise ValueError(f"{address[0]} does not resolve ({error.strerror}); check GEO_ACCEL_MEET.") from error
+def _dial(address: Address, credentials: Credentials) -> ssl.SSLSocket:
+    """A connection to the meeting point at `address`. ValueError for somebody else who answers there."""
+    raw = socket.create_connection(address, timeout=_DIAL_S)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.sendall(FirstBytes(whom=For.MEETING).to_bytes())
     try:
-        return tls.wrap_socket(raw)
+        raw.sendall(FirstBytes(whom=For.MEETING).to_bytes())
+        connection = credentials.client().wrap_socket(raw)
     except ssl.SSLCertVerificationError as error:
         raw.close()
         raise ValueError(
@@ -164,6 +180,11 @@ def _dial(address: Address, tls: ssl.SSLContext) -> ssl.SSLSocket:
     except OSError as error:
         raw.close()
         raise ConnectionError(str(broken(error))) from error
+    shown = Shown.by(connection)
+    if is_removed(shown, credentials.about.removed):
+        connection.close()
+        raise ValueError(f"whoever answers at {_text(address)} shows {shown.site}'s certificate, which was removed.")
+    return connection
 
 
 def _text(address: Address) -> str:

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 
 from geo_accel.sites.credentials import Credentials, Shown
-from geo_accel.sites.first_bytes import FirstBytes, For, relay_number, relay_token
+from geo_accel.sites.first_bytes import FirstBytes, For, relay_token
 from geo_accel.sites.invitation import Address
 from geo_accel.sites.meeting import AT_MEETING, Member, Roster
 from geo_accel.sites.port import Arrivals
@@ -57,7 +57,7 @@ class RosterWays:
         dialled = next((one for one in (low, high) if self._address(one) is not None), None)
         if dialled is None:
             token = relay_token(self._roster.secret, low, high)
-            first = FirstBytes(whom=For.RELAY, number=relay_number(line, me == low), token=token)
+            first = FirstBytes(whom=For.RELAY, number=line, token=token, side=int(me == high))
             return Route(self._next(self._relay), first.to_bytes(), answers=me == low)
         if dialled == me:
             return None
