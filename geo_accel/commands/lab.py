@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with 1, RANK, WORLD_SIZE and so on are set for COMMAND; with more, let it be torchrun (default: 1)",
     )
     parser.add_argument(
+        "--jobs",
+        action="store_true",
+        help="COMMAND starts a job of its own in every site; it gets no launcher's variables, but GEO_ACCEL_SITE, "
+        "GEO_ACCEL_MEET, GEO_ACCEL_KEYS and GEO_ACCEL_EXPECT, through which the jobs find each other",
+    )
+    parser.add_argument(
         "--no-shaping", action="store_true", help="run the sites on loopback, without namespaces and without limits"
     )
     parser.add_argument(
@@ -116,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         sites,
         rate_changes=make_rate_changes(arguments.change, sites),
         ranks_per_site=arguments.ranks_per_site,
+        jobs=arguments.jobs,
         grace_s=arguments.grace_s,
     )
     console = Console(stderr=True)

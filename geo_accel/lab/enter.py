@@ -2,8 +2,9 @@
 """Becomes a command inside one site: enters its network, takes its host name, shows its /sys, then executes.
 
 Run as a script, outside the package, so that starting a site imports nothing:
-    python -I -S enter.py '{"netns": 7, "hostname": "site0", "cwd": "/somewhere"}' COMMAND ARGS...
-A null `netns` only changes the folder and ties the command's life to its parent's.
+    python -I -S enter.py '{"netns": 7, "hostname": "site0", "cwd": "/somewhere", "own_memory": false}' COMMAND ARGS...
+A null `netns` only changes the folder and ties the command's life to its parent's. With `own_memory` the site shares
+no memory with others under a name, as machines do not.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ MS_BIND = 0x1000
 MS_REC_PRIVATE = 0x44000
 MNT_DETACH = 2
 READ_ONLY_PLAIN = 0xF  # read-only, no set-uid programs, no devices, no execution: what /sys has in containers
+PLAIN = 0x6  # no set-uid programs, no devices
 PR_SET_PDEATHSIG = 1
 
 
@@ -30,6 +32,9 @@ def main() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if place["netns"] is not None:
         _enter(libc, place["netns"], place["hostname"])
+        if place["own_memory"] and os.path.isdir("/dev/shm"):
+            # DeepSpeed names its buffers after user, address and port, which are the same in every site.
+            _check(libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", ctypes.c_ulong(PLAIN), b"mode=1777"), "mount")
     try:
         os.chdir(place["cwd"])
         os.execvp(command[0], command)

@@ -11,89 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from geo_accel.lab.changes import RateChange, TextWatch, make_rate_changes
+from geo_accel.lab.jobs import MEETING_PORT, job_environment, keys_in, refuse_spanning
 from geo_accel.lab.namespaces import LabUnavailable, unshare_command
 from geo_accel.lab.pipes import pipe
-from geo_accel.lab.sites import Site, choose_master_port, make_sites, site_command, site_environment
+from geo_accel.lab.results import LabResult, RateChangeResult, SiteResult
+from geo_accel.lab.sites import MASTER_PORT, Site, choose_port, make_sites, site_command, site_environment
 
 _END_TIMEOUT_S = 10.0
 _KEPT_DIAGNOSIS_BYTES = 4000
-
-
-@dataclass(kw_only=True, slots=True)
-class SiteResult:
-    """What one site did."""
-
-    name: str
-    """site0, site1, ..."""
-    wanted_mbps: float | None
-    """The rate at which it may send, 10**6 bits per second; None without shaping."""
-    wanted_downlink_mbps: float | None = None
-    """The rate at which it may receive; None if that was not limited."""
-    measured_mbps: float | None = None
-    """TCP goodput to the next site that the probe saw before the run. Because of headers it is about 4 % below the
-    wanted rate, or below the next site's downlink if that is lower."""
-    wanted_latency_ms: float = 0.0
-    """One-way delay asked for."""
-    measured_rtt_ms: float | None = None
-    """Round trip to the next site on an idle link, before the run."""
-    exit_code: int | None = None
-    """128 + N if signal N ended the command; None if it never started."""
-    ended_at_s: float | None = None
-    """Seconds from the start of the commands to the end of this one."""
-    bytes_sent: int | None = None
-    """Bytes that left the site's WAN interface during the run, all headers included; None without shaping."""
-    bytes_received: int | None = None
-    """Bytes that arrived there."""
-    output: str = ""
-    """Standard output and standard error, in the order written; empty if the caller took them by `on_output`."""
-
-
-@dataclass(kw_only=True, slots=True)
-class RateChangeResult:
-    """What became of one change of the sites' rates."""
-
-    after_s: float | None
-    """When it was to happen: seconds from the start of the commands; None for a change by text."""
-    after_text: str | None
-    """When it was to happen: at the first line that contains this; None for a change by time."""
-    mbps: tuple[float, ...]
-    """The sites' new rates, in order, 10**6 bits per second."""
-    at_s: float | None = None
-    """Seconds from the start of the commands until all sites had their new rate; None if it never happened."""
-
-
-@dataclass(kw_only=True, slots=True)
-class LabResult:
-    """What a run of the lab did."""
-
-    sites: list[SiteResult]
-    """One entry per site, in order."""
-    exit_code: int = 0
-    """The exit code of the first site, in time, that failed; 0 if none did."""
-    duration_s: float = 0.0
-    """From the start of the commands to the end of the last one."""
-    carrier: str = "none"
-    """What joined the sites: bridge, netem, relay (the lab's own) or none (loopback, unshaped)."""
-    congestion_control: str | None = None
-    """TCP's in the sites; None without shaping."""
-    stopped_by: str | None = None
-    """SIGINT, SIGTERM or timeout if the run was cut short from outside."""
-    rate_changes: list[RateChangeResult] = field(default_factory=list)
-    """One entry per change asked for, in the order given."""
-    notes: list[str] = field(default_factory=list)
-    """What the machine did not allow, and what became of rate changes, one line each."""
-
-    def as_json(self) -> dict:
-        """For `--json`: everything but the output."""
-        result = asdict(self)
-        for site in result["sites"]:
-            del site["output"]
-        return result
-
 
 OnOutput = Callable[[int, bytes], None]
 """Told the index of a site and a piece of its output, an empty one at its end."""
@@ -110,6 +39,7 @@ def run_sites(
     loss_percent: float | Sequence[float] = 0.0,
     downlink_mbps: float | Sequence[float] | None = None,
     ranks_per_site: int = 1,
+    jobs: bool = False,
     shaping: bool = True,
     rate_changes: Sequence[tuple[float | str, float | Sequence[float]]] = (),
     verify: bool = True,
@@ -127,6 +57,8 @@ def run_sites(
         loss_percent: share of packets lost of what a site sends; likewise.
         downlink_mbps: what a site may receive, 10**6 bits per second; likewise, or None for no limit.
         ranks_per_site: with 1, RANK, WORLD_SIZE and so on are set; with more, use torchrun inside the site.
+        jobs: each site's command is a job of its own: no variable of a launcher is set, but GEO_ACCEL_SITE, _MEET,
+            _EXPECT and _KEYS, a key file made for the run, so that the jobs find and trust each other.
         shaping: False runs the sites on loopback, without namespaces or limits.
         rate_changes: (when, bandwidth_mbps) pairs, which hold from then on: a number is seconds after the start of the
             commands, a text waits for the first line of any site's output that contains it. Each happens once.
@@ -153,6 +85,7 @@ def run_sites(
         described,
         rate_changes=make_rate_changes(rate_changes, described),
         ranks_per_site=ranks_per_site,
+        jobs=jobs,
         verify=verify,
         env=env,
         cwd=cwd,
@@ -171,6 +104,7 @@ class Lab:
         *,
         rate_changes: Sequence[RateChange] = (),
         ranks_per_site: int = 1,
+        jobs: bool = False,
         verify: bool = True,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike | None = None,
@@ -186,7 +120,18 @@ class Lab:
         if not command or not _exists(command[0], self.folder, base):
             raise FileNotFoundError(f"command not found: {command[0] if command else 'none given'}")
         self.rate_changes = list(rate_changes)
-        port = choose_master_port(self.shaping)
+        self.jobs = jobs
+        if jobs:
+            refuse_spanning(command)
+            port = choose_port(MEETING_PORT, self.shaping)
+            environments = [job_environment(site, sites, port=port, base=base) for site in sites]
+        else:
+            port = choose_port(MASTER_PORT, self.shaping)
+            environments = [
+                site_environment(site, sites, ranks_per_site=ranks_per_site, master_port=port, base=base)
+                for site in sites
+            ]
+        self.environments = environments
         self.task = {
             "sites": [asdict(site) for site in sites],
             "shaping": self.shaping,
@@ -194,11 +139,9 @@ class Lab:
             "verify": verify,
             "grace_s": grace_s,
             "cwd": self.folder,
+            "own_memory": jobs,
             "commands": [site_command(command, site, sites) for site in sites],
-            "environments": [
-                site_environment(site, sites, ranks_per_site=ranks_per_site, master_port=port, base=base)
-                for site in sites
-            ],
+            "environments": environments,
         }
         self.result = LabResult(
             sites=[
@@ -244,6 +187,18 @@ class Lab:
         """
         if self.result.stopped_by:
             return self.result
+        with contextlib.ExitStack() as stack:
+            if self.jobs:
+                stack.enter_context(keys_in(self.environments))
+            return self._run(timeout_s, on_output, on_started, on_tick)
+
+    def _run(
+        self,
+        timeout_s: float | None,
+        on_output: OnOutput | None,
+        on_started: OnStarted | None,
+        on_tick: Callable[[], None] | None,
+    ) -> LabResult:
         reads, writes = zip(*(os.pipe() for _ in self.result.sites), strict=True)
         try:
             supervisor = self._start_supervisor(writes)

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 WAN_INTERFACE = "wan0"
 """Name of every site's one network interface besides loopback."""
 
-_NETWORK = ipaddress.ip_network("10.77.0.0/24")
-_MASTER_PORT = 29500
+NETWORK = ipaddress.ip_network("10.77.0.0/24")
+"""Where the sites' addresses are."""
+
+MASTER_PORT = 29500
+"""Where torch's ranks meet in the lab's own network."""
+
 _LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -20,6 +24,11 @@ _LAUNCHER_VARIABLES = (
     "GROUP_WORLD_SIZE",
     "ROLE_RANK",
     "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "LOCAL_SIZE",
 )
 
 
@@ -116,7 +125,7 @@ def site_environment(
     With one rank per site it is what `accelerate launch --cpu --num_machines N --machine_rank r` and
     `torch.distributed` expect; with more, torchrun inside the site sets ranks, and stale ones are removed.
     """
-    environment = {name: value for name, value in base.items() if name not in _LAUNCHER_VARIABLES}
+    environment = plain_environment(base)
     shaped = site.bandwidth_mbps is not None
     environment.update(
         MASTER_ADDR=sites[0].address,
@@ -126,20 +135,26 @@ def site_environment(
         GLOO_SOCKET_IFNAME=WAN_INTERFACE if shaped else "lo",
         # DeepSpeed's shared-memory all-reduce would go around the network if it took all ranks for local ones.
         LOCAL_SIZE=str(ranks_per_site),
-        GEO_ACCEL_LAB="1",
     )
     if ranks_per_site == 1:
         environment.update(RANK=str(site.index), WORLD_SIZE=str(len(sites)), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    return environment
+
+
+def plain_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """`base` without what a launcher left there, and with what all that runs in the lab gets."""
+    environment = {name: value for name, value in base.items() if name not in _LAUNCHER_VARIABLES}
+    environment["GEO_ACCEL_LAB"] = "1"
     environment.setdefault("OMP_NUM_THREADS", "1")
     # Sites write to pipes: without this, Python would show their lines late.
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
 
 
-def choose_master_port(shaping: bool) -> int:
-    """A TCP port for the rendezvous: a fixed one in the lab's own network, a free one on the shared loopback."""
+def choose_port(usual: int, shaping: bool) -> int:
+    """A TCP port to meet at: the usual one in the lab's own network, a free one on the shared loopback."""
     if shaping:
-        return _MASTER_PORT
+        return usual
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -165,6 +165,7 @@ class Supervisor:
     ) -> subprocess.Popen:
         netns = self.wiring.namespaces[site.index] if self.wiring else None
         place = {"netns": netns, "hostname": site.name, "cwd": self.task["cwd"]}
+        place["own_memory"] = self.task["own_memory"]
         script = str(Path(__file__).with_name("enter.py"))
         return subprocess.Popen(
             [sys.executable, "-I", "-S", script, json.dumps(place), *command],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.lab.sites import choose_master_port, make_sites, site_command, site_environment
+from geo_accel.lab.sites import choose_port, make_sites, site_command, site_environment
 
 TOKENS = ("{rank}", "{sites}", "{master}", "{site}")
 
@@ -81,7 +81,7 @@ def test_settings_that_cannot_work_are_named(count, settings, words):
 
 def test_without_shaping_sites_share_the_loopback():
     sites = make_sites(2, shaping=False)
-    port = choose_master_port(shaping=False)
+    port = choose_port(29500, shaping=False)
     environment = site_environment(sites[1], sites, ranks_per_site=1, master_port=port, base={})
     assert environment["MASTER_ADDR"] == "127.0.0.1"
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"

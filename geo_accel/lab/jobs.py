@@ -1,0 +1,57 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""A job per site: what tells each job its site's name, where the others are, and that they are the right ones."""
+
+import contextlib
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+from geo_accel.lab.sites import Site, plain_environment
+from geo_accel.sites import authority
+
+MEETING_PORT = 29400
+"""Where sites meet in the lab's own network."""
+
+
+def refuse_spanning(command: Sequence[str]) -> None:
+    """Raises ValueError for a command that is written for one job over all sites."""
+    if any("{master}" in argument for argument in command):
+        raise ValueError(
+            "{master} given with jobs: a job per site has no master over all; let COMMAND start one site's job "
+            "(GEO_ACCEL_MEET leads it to the others), or leave out --jobs"
+        )
+
+
+def job_environment(site: Site, sites: Sequence[Site], *, port: int, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of one site's job, made from `base`, whose own GEO_ACCEL_* variables win.
+
+    The sites meet at `port` of the first one. Ranks and what else belongs to one job are its launcher's business.
+    """
+    environment = plain_environment(base)
+    # The job's own ranks are on one machine.
+    environment["GLOO_SOCKET_IFNAME"] = "lo"
+    first = sites[0]
+    here = f"listen:{port}" if site.bandwidth_mbps is not None else f"listen:{first.address}:{port}"
+    environment.setdefault("GEO_ACCEL_SITE", site.name)
+    environment.setdefault("GEO_ACCEL_MEET", here if site is first else f"{first.address}:{port}")
+    environment.setdefault("GEO_ACCEL_EXPECT", str(len(sites)))
+    return environment
+
+
+@contextlib.contextmanager
+def keys_in(environments: Sequence[dict[str, str]]) -> Generator[None]:
+    """Sets GEO_ACCEL_KEYS, where it is not set, to a key file of an authority that lives as long as the block.
+
+    Raises ValueError where keys cannot be made, as without the package `cryptography`.
+    """
+    without = [one for one in environments if "GEO_ACCEL_KEYS" not in one]
+    if not without:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="geo_accel-lab-keys-") as name:
+        folder = Path(name)
+        authority.init(folder)
+        paths = {site: authority.add(folder, site) for site in {one["GEO_ACCEL_SITE"] for one in without}}
+        for one in without:
+            one["GEO_ACCEL_KEYS"] = str(paths[one["GEO_ACCEL_SITE"]])
+        yield
