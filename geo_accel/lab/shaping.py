@@ -24,7 +24,7 @@ from pathlib import Path
 
 from geo_accel.lab.namespaces import LabUnavailable, inside, new_network_namespace, tool_path
 from geo_accel.lab.pipes import pipe
-from geo_accel.lab.sites import WAN_INTERFACE, Site
+from geo_accel.lab.sites import NETWORK, WAN_INTERFACE, Site
 
 QUEUE_S = 0.1
 """How long what waits before a shaped link takes to be sent, at most, in seconds; slow links have longer queues."""
@@ -141,7 +141,7 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
             _limit_packets(slowest[site.index], changing=bool(later))
             for command in queue_commands(site, netem=carrier == "netem"):
                 _run(command)
-            congestion_control = _tune_tcp(fastest)
+            congestion_control = _tune_tcp(site, fastest)
             if carrier == "relay":
                 _compute_checksums_in_software()
     wiring = Wiring(carrier=carrier, congestion_control=congestion_control, namespaces=namespaces)
@@ -209,8 +209,8 @@ def _silence_ipv6() -> None:
             Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
 
 
-def _tune_tcp(sites: Sequence[Site]) -> str:
-    """Gives a site the windows that a host on such a WAN would have; returns its congestion control."""
+def _tune_tcp(site: Site, sites: Sequence[Site]) -> str:
+    """Gives `site` the windows that a host on such a WAN would have; returns its congestion control."""
     fastest = max(site.uplink_mbps for site in sites) * 1e6 / 8
     longest_s = 2 * max(site.latency_ms for site in sites) / 1000 + QUEUE_S
     folder = Path("/proc/sys/net/ipv4")
@@ -222,12 +222,22 @@ def _tune_tcp(sites: Sequence[Site]) -> str:
         # With a read-only /proc/sys the machine's own settings hold, and the probe judges the result.
         with contextlib.suppress(OSError):
             (folder / name).write_text(value)
-    # Neither BBR's reading of an emulated link nor its pauses belong in figures that others should see again. Some
-    # kernels keep cubic for the host; without losses, reno is as good.
+    return _choose_congestion_control(site)
+
+
+def _choose_congestion_control(site: Site) -> str:
+    """Cubic on the way to the other sites, where this kernel lets a namespace have it, else reno; returns which."""
+    # Neither BBR's reading of an emulated link nor its pauses belong in figures that others should see again.
+    folder, network = Path("/proc/sys/net/ipv4"), f"{NETWORK} dev {WAN_INTERFACE}"
     for algorithm in ("cubic", "reno"):
         with contextlib.suppress(OSError):
             (folder / "tcp_congestion_control").write_text(algorithm)
             break
+        # Some kernels keep cubic for those with rights on the host, but a route may name whatever they have.
+        if algorithm in (folder / "tcp_available_congestion_control").read_text().split():
+            with contextlib.suppress(LabUnavailable):
+                _ip(f"route change {network} proto kernel scope link src {site.address} congctl {algorithm}")
+                return algorithm
     return (folder / "tcp_congestion_control").read_text().strip()
 
 

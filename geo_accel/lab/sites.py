@@ -86,7 +86,7 @@ def make_sites(
         downlinks = bandwidth_per_site("downlink_mbps", downlink_mbps, count)
         if not shaping:
             raise ValueError("downlink_mbps needs shaping: leave out --no-shaping or --downlink-mbps")
-    first = int(_NETWORK.network_address) + 1
+    first = int(NETWORK.network_address) + 1
     return [
         Site(
             index=index,

@@ -74,6 +74,8 @@ def connecting(connection: socket.socket, address: tuple) -> Steps:
     failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if failed:
         raise broken(OSError(failed, os.strerror(failed)))
+    # A route that names a congestion control replaces, on connecting, what the socket had.
+    _ask_for_bbr(connection)
 
 
 def secured(context: ssl.SSLContext, connection: socket.socket, *, server: bool = False) -> ssl.SSLSocket:
@@ -185,10 +187,8 @@ def greeted(connection: ssl.SSLSocket, problem_with: Callable[[Hello], str | Non
 def prepare(connection: socket.socket) -> None:
     """Sets what all lines want of TCP, as far as the kernel grants it."""
     connection.setblocking(False)
-    options: list[tuple[str, int, int | bytes]] = [
+    options: list[tuple[str, int, int]] = [
         ("TCP_NODELAY", socket.IPPROTO_TCP, 1),
-        # Lost packets say little of a long line's rate; BBR goes by what arrives.
-        ("TCP_CONGESTION", socket.IPPROTO_TCP, b"bbr"),
         # What waits in the kernel can go over no other line.
         ("TCP_NOTSENT_LOWAT", socket.IPPROTO_TCP, 128 * 1024),
         ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 15),
@@ -199,3 +199,10 @@ def prepare(connection: socket.socket) -> None:
     for name, level, value in options:
         with contextlib.suppress(OSError, AttributeError):
             connection.setsockopt(level, getattr(socket, name), value)
+    _ask_for_bbr(connection)
+
+
+def _ask_for_bbr(connection: socket.socket) -> None:
+    # Lost packets say little of a long line's rate; BBR goes by what arrives.
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
