@@ -19,6 +19,7 @@ from benchmarks.kit.job import DEMO, Job
 from benchmarks.kit.report import Table, goal, goals_table
 from benchmarks.kit.store import Store
 from benchmarks.kit.study import arguments_of, run_study
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.profile import Profile
@@ -57,7 +58,7 @@ def rows(wanted: Sequence[Job], results: Store) -> list[dict]:
             figures, seen = turn_figures(sites), sites[0]["geo"]
             compute_s, measured = figures["none"]["step_s"], figures["geo"]["step_s"]
             profile = Profile.from_json(json.dumps(seen["profile"])).with_step(compute_s)
-            predicted = timeline(Plan.from_json(json.dumps(seen["plan"])), profile, len(sites)).step_s
+            predicted = timeline(Plan.from_json(json.dumps(seen["plan"])), profile, Members(len(sites))).step_s
             row = {"mbps": job.mbps[0], **job.config["sync"], "compute_s": compute_s, "predicted_s": predicted}
             made.append(row | {"measured_s": measured, "error": predicted / measured - 1})
     return made

@@ -29,6 +29,14 @@ class Topology:
 
     sites: tuple[Site, ...]
     rank: int
+    """Counted through all sites. What lasts, or is for people, says site and place instead."""
+    generation: int = 1
+    """Of the sites: it grows with every change of who takes part."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sites, in their order."""
+        return tuple(site.name for site in self.sites)
 
     @property
     def world_size(self) -> int:
@@ -64,6 +72,15 @@ class Topology:
 
     def site_of(self, rank: int) -> Site:
         return next(site for site in self.sites if rank in site.ranks)
+
+    def place_of(self, rank: int) -> int:
+        """Position of `rank` inside its site, from 0."""
+        return self.site_of(rank).ranks.index(rank)
+
+    @property
+    def own_name(self) -> str:
+        """Of files that are this rank's own, wherever sites share a disk: "paris.0", its site and place."""
+        return f"{self.site.name}.{self.local_index}"
 
     def crosses(self, ranks: Iterable[int]) -> bool:
         """Whether a group of these ranks spans sites."""

@@ -46,6 +46,12 @@ def test_equal_sites_split_the_work_and_unequal_sites_have_one_carrier():
     assert unequal.slices == 1 and not unequal.carries and unequal.peer_group(0) == (0, 2)
 
 
+def test_a_rank_is_a_site_and_a_place():
+    mine = topology(["0"] * 3, rank=2, names=["oslo", "paris", "oslo"])
+    assert mine.names == ("oslo", "paris") and mine.own_name == "oslo.1"
+    assert [mine.place_of(rank) for rank in range(3)] == [0, 0, 1]
+
+
 @pytest.mark.parametrize(
     "environ, label",
     [

@@ -25,6 +25,7 @@ from geo_accel.config.names import AUTO, CODECS, MODES, SCHEDULES, SPARSE_CODECS
 from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import Timeline, timeline
@@ -97,25 +98,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Makes or reads the plan and writes what was asked for. Raises ValueError, in one line, for wrong input."""
     _check_options(arguments)
     profile = None if arguments.profile is None else _read_changed_profile(arguments)
-    sites = arguments.sites or _sites_of(profile)
+    # By number alone: what the sites of the run to come will be called, nobody knows here.
+    members = Members(arguments.sites or _sites_of(profile))
     if arguments.plan is None:
         assert profile is not None  # `_check_options` asks for one of them
-        plan = _make(arguments, profile, sites)
+        plan = _make(arguments, profile, members)
     else:
         plan = read_plan(arguments.plan)
         if profile is not None:
-            _check_model(plan, arguments.plan, profile, sites)
-    course = None if profile is None else timeline(plan, profile, sites)
+            _check_model(plan, arguments.plan, profile, members)
+            members = Members(len(members), names=plan.sites)
+    course = None if profile is None else timeline(plan, profile, members)
     if course is not None and not math.isfinite(course.step_s):
         raise ValueError(f"{arguments.profile}: the profile's times are too large to be added up; are they seconds?")
 
     written = _write_files(arguments, plan, course)
     if arguments.json:
-        print(json.dumps(as_json(plan, course, _period_bytes(plan, profile, sites))))
+        print(json.dumps(as_json(plan, course, _period_bytes(plan, profile, members))))
         return 0
     console = Console()
-    console.print(_figures(plan, profile, course, sites))
-    console.print(_steps(plan, profile, sites))
+    console.print(_figures(plan, profile, course, members))
+    console.print(_steps(plan, profile, members))
     if arguments.show and course is not None:
         console.print(drawing.draw(course, console.width, plain=not console.encoding.startswith("utf")))
     for path in written:
@@ -208,7 +211,7 @@ def _sites_of(profile: Profile | None) -> int:
     return max(2, len(profile.links)) if profile is not None else 2
 
 
-def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
+def _make(arguments: argparse.Namespace, profile: Profile, members: Members) -> Plan:
     schedule = arguments.schedule or AUTO
     measured = profile.link is None and any(unit.transfer_s is not None for unit in profile.units)
     request = Request(
@@ -232,10 +235,10 @@ def _make(arguments: argparse.Namespace, profile: Profile, sites: int) -> Plan:
         raise ValueError(
             f"{arguments.profile}: the profile knows neither links nor transfer times: state --bandwidth-mbps."
         )
-    return choose_plan(request, [(unit.name, unit.numel) for unit in profile.units], sites, profile)
+    return choose_plan(request, [(unit.name, unit.numel) for unit in profile.units], members, profile)
 
 
-def _check_model(plan: Plan, path: Path, profile: Profile, sites: int) -> None:
+def _check_model(plan: Plan, path: Path, profile: Profile, members: Members) -> None:
     """Raises ValueError where the plan is not for the profile's model, or not for so many sites."""
     places = {name: place for place, (name, _) in enumerate(plan.units)}
     elements = dict(plan.units) if profile.numel == 0 else {}
@@ -246,16 +249,16 @@ def _check_model(plan: Plan, path: Path, profile: Profile, sites: int) -> None:
     )
     try:
         plan.require_units(units)
-        plan.averaging.require_sites(sites)
+        plan.for_members(members)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _period_bytes(plan: Plan, profile: Profile | None, sites: int) -> float | None:
+def _period_bytes(plan: Plan, profile: Profile | None, members: Members) -> float | None:
     """Bytes that a rank sends in a period; None where elements or the number of sites are not known."""
     if profile is None or plan.values_per_period == 0:
         return None
-    return Cost.of(plan, profile, sites).nbytes(plan.values_per_period)
+    return Cost.of(plan, profile, members).nbytes(plan.values_per_period)
 
 
 def _write_files(arguments: argparse.Namespace, plan: Plan, course: Timeline | None) -> list[Path]:
@@ -291,7 +294,7 @@ def _summary(course: Timeline) -> str:
     )
 
 
-def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, sites: int) -> Table:
+def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, members: Members) -> Table:
     table = Table(show_header=False, title=f"plan {plan.fingerprint[:12]}", title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
@@ -301,26 +304,28 @@ def _figures(plan: Plan, profile: Profile | None, course: Timeline | None, sites
 
     add("schedule", f"{plan.schedule}, mode {plan.mode}")
     add("period", f"{plan.period} steps" if plan.mode != Mode.STREAM else f"{plan.period} steps, delay {plan.delay}")
-    sends = _period_bytes(plan, profile, sites)
+    sends = _period_bytes(plan, profile, members)
     add("codec", f"{plan.averaging}, exchange {plan.exchange}")
     if plan.outer != Outer():
         add("outer step", str(plan.outer))
     if sends is not None:
-        add("a rank sends", f"{sends / 1e6:.3f} MB per period, {sites} sites")
+        add("a rank sends", f"{sends / 1e6:.3f} MB per period, {len(members)} sites")
     elif plan.values_per_period:
         add("a rank puts in", f"{plan.values_per_period:.0f} values per period")
     if course is not None:
         add("step", f"{_seconds(course.step_s)}, of which computing {_seconds(course.compute_s)}")
         add("efficiency", f"{course.efficiency:.3f}")
         add("exposed", f"{_seconds(course.exposed_s_per_period)} per period")
+    if plan.sites:
+        add("sites", ", ".join(plan.sites))
     if plan.reason:
         add("reason", plan.reason)
     return table
 
 
-def _steps(plan: Plan, profile: Profile | None, sites: int) -> Table:
+def _steps(plan: Plan, profile: Profile | None, members: Members) -> Table:
     """What is sent in each step of the period; steps in a row that send nothing share a line."""
-    known, cost = plan.values_per_period > 0, None if profile is None else Cost.of(plan, profile, sites)
+    known, cost = plan.values_per_period > 0, None if profile is None else Cost.of(plan, profile, members)
     table = Table(title="what is sent in which step", title_justify="left")
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("sends", overflow="fold", min_width=len("nothing"))

@@ -20,15 +20,15 @@ class Averaging:
     exchange: str = Exchange.DIRECT
     """"direct": everyone sends to everyone; "hub": one site averages and answers; "two-shot": all-to-all of shares."""
     hub: int = 0
-    """The site, by number, that averages in exchange "hub"."""
+    """The site, by its place among the plan's, that averages in exchange "hub"."""
     kept: tuple[int, ...] = ()
-    """Values of every 4096 that a sparse codec keeps, by site; empty for a dense one."""
+    """Values of every 4096 that a sparse codec keeps, by site in their order; empty for a dense one."""
     residual: str = Residual.WEIGHTS
     """Where that waits which was not sent: in the weights, in a buffer, or, "none", nowhere: it is lost."""
     overlap: Overlap = field(default_factory=Overlap)
     """What of a sparse codec's values counts more because few sites sent it."""
     coefficients: tuple[float, ...] = ()
-    """What each site counts, by site, in all 1; empty: all alike."""
+    """What each site counts, by site in their order, in all 1; empty: all alike."""
 
     def __post_init__(self) -> None:
         for key, allowed in (("codec", CODECS), ("exchange", EXCHANGES), ("residual", RESIDUALS)):

@@ -15,6 +15,7 @@ from geo_accel.config.parts import Outer
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, bytes_per_value
 from geo_accel.plan.dreamddp import exact, fill
+from geo_accel.plan.members import Members
 from geo_accel.plan.partition import Sets, equal, full, stream
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Piece, Plan, Round
@@ -34,14 +35,14 @@ _LEAST_SHARE = 0.01
 
 
 def choose_plan(
-    request: Request, units: Sequence[tuple[str, int]], sites: int, profile: Profile | None = None
+    request: Request, units: Sequence[tuple[str, int]], members: Members, profile: Profile | None = None
 ) -> Plan:
-    """The plan for `units` (names and elements carried per rank, in backward order) over `sites` sites.
+    """The plan for `units` (names and elements carried per rank, in backward order) between `members`.
 
     `profile` is needed where `request.needs_measurement`; its units may come in another order. Raises ValueError for a
     profile of another model, or one that knows no link.
     """
-    maker = _Maker(request=request, units=tuple(units), sites=sites, profile=profile)
+    maker = _Maker(request=request, units=tuple(units), members=members, profile=profile)
     if not request.needs_measurement:
         period, delay = request.period, request.delay if request.mode == Mode.STREAM else 0
         assert period != AUTO and delay != AUTO  # they would need a measurement
@@ -55,7 +56,7 @@ def choose_plan(
         if best is None or not best.within_budget or _rounded(bound) <= _rounded(best.penalty):
             best = min(filter(None, (best, *maker.candidates(codec, first[codec]))), key=_order)
     assert best is not None  # every codec has a candidate
-    return replace(best.plan, reason=_reason(best.plan, profile, timeline(best.plan, profile, sites)))
+    return replace(best.plan, reason=_reason(best.plan, profile, timeline(best.plan, profile, members)))
 
 
 def _reason(plan: Plan, profile: Profile, course: Timeline) -> str:
@@ -116,13 +117,18 @@ class _Maker:
 
     request: Request
     units: tuple[tuple[str, int], ...]
-    sites: int
+    members: Members
     profile: Profile | None
+
+    @property
+    def sites(self) -> int:
+        """How many there are."""
+        return len(self.members)
 
     @property
     def sending(self) -> Sending:
         values = sum(numel for _, numel in self.units)
-        return Sending(request=self.request, values=values, sites=self.sites)
+        return Sending(request=self.request, values=values, members=self.members)
 
     @property
     def _measured(self) -> Profile:
@@ -142,8 +148,10 @@ class _Maker:
                 Schedule.EQUAL: lambda: equal(len(sizes), period),
                 Schedule.STREAM: lambda: stream(sizes, period, rounds),
             }[schedule]()
-            steps = tuple(self._as_rounds(members, averaging) for members in sets)
+            steps = tuple(self._as_rounds(pieces, averaging) for pieces in sets)
         return Plan(
+            sites=self.members.names,
+            generation=self.members.generation,
             mode=mode,
             schedule=schedule,
             period=period,
@@ -199,7 +207,7 @@ class _Maker:
         for delay in self._delays(period, rounds, cost):
             plan = self.plan(period, delay, averaging, rounds)
             candidate = _Candidate(
-                plan=plan, course=timeline(plan, careful, self.sites, spans=False), sites=self.sites
+                plan=plan, course=timeline(plan, careful, self.members, spans=False), sites=self.sites
             )
             yield candidate
             if candidate.within_budget:
@@ -280,13 +288,13 @@ class _Maker:
             raise ValueError(f"profile: it is for another model: it has no unit {missing}.")
         order = [Piece(places[name]) for name in backward if name in places]
         bundles = self._bundles(order, averaging)
-        transfers = [cost.round_s(members, self.units) for members in bundles]
-        computing = [sum(backward[self.units[piece.unit][0]] for piece in members) for members in bundles]
+        transfers = [cost.round_s(pieces, self.units) for pieces in bundles]
+        computing = [sum(backward[self.units[piece.unit][0]] for piece in pieces) for pieces in bundles]
         ends = exact(transfers, computing, period)
         if self.request.mode == Mode.BACKWARD:
             return tuple(bundles[first:stop] for first, stop in fill(transfers, computing, ends))
         sets = [bundles[first:stop] for first, stop in zip([0, *ends], ends, strict=False)]
-        return tuple((tuple(piece for members in bundle for piece in members),) if bundle else () for bundle in sets)
+        return tuple((tuple(piece for pieces in bundle for piece in pieces),) if bundle else () for bundle in sets)
 
     def _as_rounds(self, pieces: Sequence[Piece], averaging: Averaging) -> tuple[Round, ...]:
         """What one step sends, as rounds: one, or in mode "backward" as many as there are bundles."""
@@ -314,4 +322,4 @@ class _Maker:
             else:
                 rounds.append([piece])
                 last = seconds
-        return tuple(tuple(members) for members in rounds)
+        return tuple(map(tuple, rounds))

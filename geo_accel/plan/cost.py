@@ -9,6 +9,7 @@ from math import log2
 
 from geo_accel.config.names import CODEC_FACTS, DENSE_CODECS, HUB_ANSWER, SPARSE_CHUNK, Exchange
 from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Handling, Profile
@@ -57,16 +58,21 @@ def exchange_for(sites: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Costs of rounds of one averaging between `sites` sites."""
+    """Costs of rounds of one averaging between `members`."""
 
     profile: Profile
     averaging: Averaging
-    sites: int
+    members: Members
 
     @classmethod
-    def of(cls, plan: Plan, profile: Profile, sites: int) -> "Cost":
+    def of(cls, plan: Plan, profile: Profile, members: Members) -> "Cost":
         """The costs of a plan's rounds."""
-        return cls(profile=profile, averaging=plan.averaging, sites=sites)
+        return cls(profile=profile, averaging=plan.averaging, members=members)
+
+    @property
+    def sites(self) -> int:
+        """How many there are."""
+        return len(self.members)
 
     @property
     def messages(self) -> int:
@@ -76,7 +82,7 @@ class Cost:
     @cached_property
     def _links(self) -> list[Link]:
         """By site; one where all are alike, as in simulations of thousands."""
-        links = [link for _, link in self.profile.links]
+        links = self.members.in_order(self.profile.links)
         unlike = len(links) == self.sites and (len(set(links)) > 1 or len(set(self.averaging.kept)) > 1)
         return links if unlike else [Link.slowest(links)]
 

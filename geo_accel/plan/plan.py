@@ -6,14 +6,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from geo_accel.config.names import MODES, Mode
 from geo_accel.config.parts import Outer
+from geo_accel.plan import by_site
 from geo_accel.plan.averaging import Averaging, is_real
+from geo_accel.plan.members import Members
 from geo_accel.profile.document import parse, read
 
-VERSION = 3
+VERSION = 4
+_WITHOUT_NAMES = 3
+"""A version that goes by places, as this one does where it names no sites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,10 @@ class Plan:
     Raises ValueError, in one line, where it would leave a unit out or send one that is still on its way.
     """
 
+    sites: tuple[str, ...] = ()
+    """Whom it is for, in their order; empty: for as many as there are, by their places."""
+    generation: int = 1
+    """Of these sites."""
     mode: str
     schedule: str
     period: int
@@ -61,6 +69,12 @@ class Plan:
         for key, value in [("period", self.period), ("delay", self.delay), *self.units]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"plan: {key} is {value!r}; it must be a whole number >= 0.")
+        if not all(isinstance(site, str) and site for site in self.sites) or len({*self.sites}) < len(self.sites):
+            raise ValueError(f"plan: sites are {list(self.sites)}; they must be names, each once.")
+        if isinstance(self.generation, bool) or not isinstance(self.generation, int) or self.generation < 1:
+            raise ValueError(f"plan: generation is {self.generation!r}; it must be a whole number >= 1.")
+        if self.sites:
+            self.averaging.require_sites(len(self.sites))
         if not is_real(self.outer.lr) or self.outer.lr <= 0:
             raise ValueError(f"plan: the outer lr is {self.outer.lr!r}; it must be a finite number > 0.")
         if not is_real(self.outer.momentum) or not 0 <= self.outer.momentum < 1:
@@ -71,7 +85,7 @@ class Plan:
             raise ValueError(f"plan: delay {self.delay} in mode {self.mode}, which applies within the step: use 0.")
         if self.mode == Mode.STREAM and not 1 <= self.delay <= self.period:
             raise ValueError(f"plan: delay {self.delay}; in mode stream it is at least 1 and at most {self.period}.")
-        if any(not members for step in self.rounds for members in step):
+        if any(not pieces for step in self.rounds for pieces in step):
             raise ValueError("plan: a round without units was found; leave it out.")
         starts: dict[Piece, list[int]] = {}
         for step, piece in self.pieces():
@@ -105,8 +119,8 @@ class Plan:
     def pieces(self) -> Iterator[tuple[int, Piece]]:
         """Every piece with the step at which it starts, in the order of the plan."""
         for step, rounds in enumerate(self.rounds):
-            for members in rounds:
-                for piece in members:
+            for pieces in rounds:
+                for piece in pieces:
                     yield step, piece
 
     @property
@@ -117,33 +131,39 @@ class Plan:
     def to_json(self) -> str:
         """Text for people and for `from_json`.
 
-        The averaging's settings stand beside the plan's own. A round is a list of unit names; "name[2:5/16]" is parts
-        2 to 4.
+        The averaging's settings stand beside the plan's own, what is of single sites by their names. A round is a
+        list of unit names; "name[2:5/16]" is parts 2 to 4.
         """
         names = [name for name, _ in self.units]
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
-        values |= {**values.pop("averaging").to_fields(), "outer": asdict(self.outer)}
+        averaging = values.pop("averaging").to_fields()
+        values |= {**(by_site.named(averaging, self.sites) if self.sites else averaging), "outer": asdict(self.outer)}
         values["units"] = [list(unit) for unit in self.units]
-        values["rounds"] = [[_words(members, names) for members in step] for step in self.rounds]
+        values["rounds"] = [[_words(pieces, names) for pieces in step] for step in self.rounds]
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items() if key != "rounds"]
         steps = ",\n".join(f"  {json.dumps(step)}" for step in values["rounds"])
         return "{\n" + ",\n".join([f' "version": {VERSION}', *lines, f' "rounds": [\n{steps}\n ]']) + "\n}"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Raises ValueError, in one line, for text that is no plan of this version."""
+        """Raises ValueError, in one line, for text that is no plan of this version or the one before."""
 
         def build(found: dict) -> "Plan":
             units = tuple((str(name), numel) for name, numel in found.pop("units"))
             places = {name: unit for unit, (name, _) in enumerate(units)}
             rounds = tuple(
-                tuple(tuple(piece for word in members for piece in _pieces(word, places)) for members in step)
+                tuple(tuple(piece for word in words for piece in _pieces(word, places)) for words in step)
                 for step in found.pop("rounds")
             )
+            sites = found.pop("sites", [])
+            if not isinstance(sites, list):
+                raise ValueError(f"plan: sites are {sites!r}; they must be a list of names.")
+            if sites:
+                found = by_site.placed(found, sites)
             averaging, outer = Averaging.from_fields(found), Outer(**found.pop("outer"))
-            return cls(units=units, rounds=rounds, averaging=averaging, outer=outer, **found)
+            return cls(sites=tuple(sites), units=units, rounds=rounds, averaging=averaging, outer=outer, **found)
 
-        return parse("plan", text, VERSION, build)
+        return parse("plan", text, VERSION, build, former=(_WITHOUT_NAMES,))
 
     @property
     def fingerprint(self) -> str:
@@ -153,6 +173,24 @@ class Plan:
     def same_course(self, other: "Plan") -> bool:
         """Whether both run the same rounds in the same way, whatever their reasons."""
         return all(getattr(self, s.name) == getattr(other, s.name) for s in fields(self) if s.name != "reason")
+
+    def for_members(self, members: Members) -> "Plan":
+        """This plan, naming `members`. What it says of single sites goes by name, where it names any.
+
+        Raises ValueError where it is for others, or not for so many.
+        """
+        others = {*self.sites} != {*members.names} if members.names else len(self.sites) != len(members)
+        if self.sites and others:
+            raise ValueError(
+                f"plan: it is for the sites {', '.join(self.sites)}; here are {members}. Make one for these, or leave "
+                "its sites out, to go by their order."
+            )
+        self.averaging.require_sites(len(members))
+        names, averaging = members.names or self.sites, self.averaging
+        if self.sites and self.sites != names:
+            said = by_site.named(averaging.to_fields(), self.sites)
+            averaging = Averaging.from_fields(by_site.placed(said, names))
+        return replace(self, sites=names, generation=members.generation, averaging=averaging)
 
     def require_units(self, units: Sequence[tuple[str, int]]) -> None:
         """Raises ValueError where the plan is not for a model of these units (names and elements)."""
@@ -174,10 +212,10 @@ def read_plan(path: str | os.PathLike) -> Plan:
     return read("plan", path, Plan.from_json)
 
 
-def _words(members: Round, names: Sequence[str]) -> list[str]:
+def _words(pieces: Round, names: Sequence[str]) -> list[str]:
     """The pieces of a round as text, neighbouring parts of a unit in one word."""
     stretches: list[tuple[Piece, int]] = []  # first piece, past-the-last part
-    for piece in members:
+    for piece in pieces:
         if stretches:
             first, stop = stretches[-1]
             if (first.unit, first.parts, stop) == (piece.unit, piece.parts, piece.part):

@@ -1,7 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What a plan is asked for: the settings of the "geo_accel" block that plans are made from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geo_accel.config.names import (
@@ -41,12 +40,10 @@ class Request:
     coefficients: str = Coefficients.EQUAL
     """"equal", "data" or "blend"."""
     outer: Outer | Auto = AUTO
-    ranks: tuple[int, ...] = ()
-    """Of every site; empty: one each."""
 
     @classmethod
-    def of(cls, config: GeoConfig, ranks: Sequence[int]) -> "Request":
-        """What a checked config asks for, between sites of so many ranks each."""
+    def of(cls, config: GeoConfig) -> "Request":
+        """What a checked config asks for."""
         sync, compression = config.sync, config.compression
         return cls(
             mode=sync.mode,
@@ -60,7 +57,6 @@ class Request:
             overlap=compression.overlap_weighting,
             coefficients=compression.coefficients,
             outer=sync.outer,
-            ranks=tuple(ranks),
         )
 
     @property

@@ -9,6 +9,7 @@ from statistics import median
 from geo_accel.config.names import Exchange, Mode
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost, values_of
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.slowing import Steps, values_per_round
@@ -57,13 +58,13 @@ class Sounding:
     """So seldom that it is a hundredth of what the link carries."""
 
 
-def sounding(plan: Plan, profile: Profile, sites: int) -> Sounding | None:
+def sounding(plan: Plan, profile: Profile, members: Members) -> Sounding | None:
     """None where the rounds of `plan`, made from `profile`, tell by themselves, or leave no room beside them."""
     link = profile.link
     if link is None or plan.mode != Mode.STREAM or plan.exchange == Exchange.HUB:
         return None
-    cost = Cost.of(plan, profile, sites)
-    largest = max(values_of(members, plan.units) for step in plan.rounds for members in step)
+    cost = Cost.of(plan, profile, members)
+    largest = max(values_of(pieces, plan.units) for step in plan.rounds for pieces in step)
     round_bytes = cost.nbytes(largest) / cost.messages
     telling_s = _telling_s(link.latency_s)
     if round_bytes >= LEAST_BYTES and round_bytes * link.seconds_per_byte >= telling_s:
@@ -75,7 +76,7 @@ def sounding(plan: Plan, profile: Profile, sites: int) -> Sounding | None:
     if taken > plan.delay * profile.compute_s:
         return None
     every = ceil(_SOUNDINGS * seconds / _SOUNDING_SHARE / profile.compute_s)
-    return Sounding(nbytes=int(total / (sites - 1)), times=_SOUNDINGS, every_steps=every)
+    return Sounding(nbytes=int(total / (len(members) - 1)), times=_SOUNDINGS, every_steps=every)
 
 
 def seen_link(seen: Sequence[Seen], planned: Link) -> Link | None:
@@ -107,7 +108,7 @@ def review(
     plan: Plan,
     request: Request,
     profile: Profile,
-    sites: int,
+    members: Members,
     seen: Sequence[Seen],
     *,
     follow_link: bool = True,
@@ -140,7 +141,7 @@ def review(
             profile = replace(profile, handling=handling)
     if not news:
         return None, profile
-    better = choose_plan(request, plan.units, sites, profile)
+    better = choose_plan(request, plan.units, members, profile)
     if better.same_course(plan):
         return None, profile
     return replace(better, reason=f"{' and '.join(news)}: {better.reason}"), profile

@@ -8,6 +8,7 @@ from geo_accel.config.names import AUTO, SPARSE_CHUNK, SPARSE_CODECS, Coefficien
 from geo_accel.config.parts import Overlap
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.cost import Cost, exchange_for, sparse_bytes
+from geo_accel.plan.members import Members
 from geo_accel.plan.ratios import GRID, coefficients, per_site
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.profile.profile import Profile
@@ -28,7 +29,7 @@ _MOST_VALUES = 16_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
-    """Chooses for one request, one model and one number of sites.
+    """Chooses for one request, one model and its sites.
 
     `careful` is always a profile over links of which only a safe part counts, or None where nothing was measured.
     """
@@ -36,7 +37,12 @@ class Sending:
     request: Request
     values: int
     """Elements that a rank carries of the whole model."""
-    sites: int
+    members: Members
+
+    @property
+    def sites(self) -> int:
+        """How many there are."""
+        return len(self.members)
 
     def averaging(self, codec: str, period: int, careful: Profile | None = None) -> Averaging:
         """How `codec` is best sent and averaged in a plan of `period`: exchange, hub and ratios by the time model.
@@ -60,7 +66,7 @@ class Sending:
             rule = min(rules, key=lambda rule: self._preference(rule, period, known))
         if self.request.coefficients == Coefficients.EQUAL:
             return rule
-        shares = [float(ranks) for ranks in self.request.ranks]
+        shares = [float(ranks) for ranks in self.members.ranks] or None
         blend = _BLEND if self.request.coefficients == Coefficients.BLEND else 0.0
         return replace(rule, coefficients=coefficients(rule.kept or [1] * self.sites, shares, blend))
 
@@ -100,7 +106,7 @@ class Sending:
             return rule
         window = self.window(careful) * period
         assert careful.link is not None  # else there is nothing to compare
-        latency_s, links = careful.link.latency_s, [link for _, link in careful.links]
+        latency_s, links = careful.link.latency_s, self.members.in_order(careful.links)
         unlike = len(links) == self.sites and len({link.seconds_per_byte for link in links}) > 1
         chosen = None
         for least in GRID:
@@ -119,7 +125,7 @@ class Sending:
         return chosen
 
     def _best_hub(self, profile: Profile) -> int:
-        links = [link for _, link in profile.links]
+        links = self.members.in_order(profile.links)
         if len(links) != self.sites:
             return 0
         return min(range(self.sites), key=lambda site: max(links[site].seconds_per_byte, links[site].down))
@@ -145,4 +151,4 @@ class Sending:
 
     def cost(self, averaging: Averaging, profile: Profile) -> Cost:
         """The costs of rounds that are averaged so."""
-        return Cost(profile=profile, averaging=averaging, sites=self.sites)
+        return Cost(profile=profile, averaging=averaging, members=self.members)

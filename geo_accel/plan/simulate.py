@@ -12,6 +12,7 @@ from geo_accel.config.names import AUTO, DENSE_CODECS, Auto, Mode, Schedule
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import LONGEST_PERIOD, choose_plan
 from geo_accel.plan.cost import Cost, exchange_for
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Piece, Plan, Round
 from geo_accel.plan.request import Request
 from geo_accel.plan.shapes import require_number
@@ -125,19 +126,19 @@ def simulate(scenario: Scenario, method: str) -> Outcome:
 
     Raises ValueError where the profile knows neither links nor transfer times.
     """
-    profile = _one_for_all(scenario.profile)
+    profile, members = _one_for_all(scenario.profile), Members(scenario.sites)
     if method == "none":
         return _priced(scenario, Outcome(method=method, step_s=profile.compute_s, efficiency=1.0, exposed_s=0.0), 0.0)
     if method == "ssgd":
         # Gradients are reduced where they are: no anchors, no codec.
         profile = replace(profile, handling={})
-        plan = min(_ssgd_plans(scenario), key=lambda plan: timeline(plan, profile, scenario.sites).step_s)
+        plan = min(_ssgd_plans(scenario), key=lambda plan: timeline(plan, profile, members).step_s)
     else:
-        plan = choose_plan(_request(scenario, method), _units(profile), scenario.sites, profile)
-    course = timeline(plan, profile, scenario.sites)
+        plan = choose_plan(_request(scenario, method), _units(profile), members, profile)
+    course = timeline(plan, profile, members)
     nbytes = None
     if scenario.knows_sizes:
-        per_rank = Cost.of(plan, profile, scenario.sites).nbytes(plan.values_per_period) / plan.period
+        per_rank = Cost.of(plan, profile, members).nbytes(plan.values_per_period) / plan.period
         nbytes = per_rank * scenario.carriers
     outcome = Outcome(
         method=method,

@@ -11,6 +11,7 @@ from itertools import accumulate
 
 from geo_accel.config.names import Mode
 from geo_accel.plan.cost import Cost, values_of
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
 
@@ -68,19 +69,23 @@ class Timeline:
         ]
 
 
-def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, *, spans: bool = True) -> Timeline:
-    """Runs `plan` through the time model. Raises ValueError where the profile lacks a unit of the plan or its link.
+def timeline(
+    plan: Plan, profile: Profile, members: Members, periods: int = _PERIODS, *, spans: bool = True
+) -> Timeline:
+    """Runs `plan` between `members` through the time model.
+
+    Raises ValueError where the profile lacks a unit of the plan or its link.
 
     Without `spans` it says how long steps take and wait, and not what happens in them, which takes most of the time.
     """
-    cost = Cost.of(plan, profile, sites)
+    cost = Cost.of(plan, profile, members)
     backward_s, ending_s, compute_s = profile.backward_s, profile.ending_s, profile.compute_s
     ready = _ready_times(plan, profile)
     result = Timeline(period=plan.period, compute_s=compute_s)
-    durations = [[cost.round_s(members, plan.units) for members in step] for step in plan.rounds]
-    sizes = [[values_of(members, plan.units) for members in step] for step in plan.rounds]
+    durations = [[cost.round_s(pieces, plan.units) for pieces in step] for step in plan.rounds]
+    sizes = [[values_of(pieces, plan.units) for pieces in step] for step in plan.rounds]
     values = [sum(step) for step in sizes]
-    names = [[_name(members, plan.units) for members in step] for step in plan.rounds]
+    names = [[_name(pieces, plan.units) for pieces in step] for step in plan.rounds]
 
     now = free = 0.0  # of the training thread, of the link
     if plan.mode == Mode.STREAM and sum(map(sum, durations)) > plan.period * compute_s:
@@ -119,8 +124,8 @@ def timeline(plan: Plan, profile: Profile, sites: int, periods: int = _PERIODS, 
         now += backward_s
         if plan.mode == Mode.BACKWARD:
             # In the order of the plan, each as soon as the last of its units is ready.
-            for number, members in enumerate(plan.rounds[at]):
-                send(number, last_backward + max(ready.by_unit[piece.unit] for piece in members))
+            for number, pieces in enumerate(plan.rounds[at]):
+                send(number, last_backward + max(ready.by_unit[piece.unit] for piece in pieces))
             if plan.rounds[at]:
                 wait(free, names[at][-1])
         span("update", "update", now, now + ending_s)
@@ -158,6 +163,6 @@ def _ready_times(plan: Plan, profile: Profile) -> _Ready:
     return _Ready([by_name[name] for name, _ in plan.units], spans)
 
 
-def _name(members: tuple, units: tuple[tuple[str, int], ...]) -> str:
-    first, last = units[members[0].unit][0], units[members[-1].unit][0]
+def _name(pieces: tuple, units: tuple[tuple[str, int], ...]) -> str:
+    first, last = units[pieces[0].unit][0], units[pieces[-1].unit][0]
     return first if first == last else f"{first} .. {last}"

@@ -12,17 +12,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def parse(kind: str, text: str, version: int, build: Callable[[dict], T]) -> T:
+def parse(kind: str, text: str, version: int, build: Callable[[dict], T], former: tuple[int, ...] = ()) -> T:
     """What `build` makes of the fields of a document of `kind` ("plan", "profile"), its version taken out.
 
-    Raises ValueError, in one line that begins with the kind, for text that is not JSON, of another version, or not
-    made of the fields that `build` asks for.
+    `former` are versions that `build` reads as well. Raises ValueError, in one line that begins with the kind, for
+    text that is not JSON, of another version, or not made of the fields that `build` asks for.
     """
     try:
         fields = json.loads(text)
         found = fields.pop("version")
-        if found != version:
-            raise ValueError(f"{kind}: version {found!r} was found; this geo_accel reads {version}.")
+        if found not in (version, *former):
+            readable = " and ".join(map(str, (*former, version)))
+            raise ValueError(f"{kind}: version {found!r} was found; this geo_accel reads {readable}.")
         return build(fields)
     except json.JSONDecodeError as error:
         raise ValueError(f"{kind}: not JSON, or cut off ({error}).") from None

@@ -126,9 +126,9 @@ class Rounds:
                 stretch.copy_(values)
         return stretches
 
-    def follow(self, plan: Plan, generation: int) -> None:
-        """From now on rounds are those of `plan`, the `generation`th that was adopted: their messages say so."""
-        self._plan = (zlib.crc32(plan.fingerprint.encode()), generation)
+    def follow(self, plan: Plan, number: int) -> None:
+        """From now on rounds are those of `plan`, the `number`th that was adopted: their messages say so."""
+        self._plan = (zlib.crc32(plan.fingerprint.encode()), number)
 
     def start(
         self,
@@ -231,8 +231,8 @@ class Rounds:
         """Training thread: of the next message of its kind that the step begins."""
         last = self._last
         number = last.number + 1 if last is not None and (last.kind, last.step) == (kind, step) else 0
-        plan, generation = self._plan
-        self._last = Identity(kind=kind, step=step, number=number, plan=plan, generation=generation)
+        plan, plan_number = self._plan
+        self._last = Identity(kind=kind, step=step, number=number, plan=plan, plan_number=plan_number)
         return self._last
 
     def beside(self, work: Callable[[Swap], object], step: int) -> Future:

@@ -46,7 +46,7 @@ def require_same(
 def counterpart(topology: Topology, masters: Masters, rank: int) -> int:
     """The rank of the first site that must hold what `rank` holds."""
     # Ranks that hold a share each are like their peers, not like one another.
-    return 0 if masters.replicated else topology.sites[0].ranks[topology.site_of(rank).ranks.index(rank)]
+    return 0 if masters.replicated else topology.sites[0].ranks[topology.place_of(rank)]
 
 
 def _difference(a: dict, b: dict) -> str | None:

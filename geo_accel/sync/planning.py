@@ -19,6 +19,7 @@ from geo_accel.config import GeoConfig
 from geo_accel.config.names import AUTO, Schedule
 from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.plan import Plan, read_plan
 from geo_accel.plan.request import Request
@@ -71,11 +72,11 @@ class Planning:
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
         """`background_control` is for the thread of reviews alone: two threads cannot share one."""
-        request = Request.of(config, [len(site.ranks) for site in transport.topology.sites])
+        self._members = Members.of(transport.topology)
         self.reviewer = Reviewer(
             background_control,
             transport.topology,
-            request,
+            Request.of(config),
             follow_link=config.link.bandwidth_mbps == AUTO,
             shares_processors=rounds.masters.device.type == "cpu",
         )
@@ -91,7 +92,6 @@ class Planning:
         self._control = control
         self._transport = transport
         self._rounds = rounds
-        self._sites = transport.topology.sites
         self._crossings = Crossings(transport.topology, one_world=transport.one_world)
         self._measuring: _Measuring | None = None
         self._watch: Callable[[], LayerTimer] = lambda: LayerTimer(
@@ -165,7 +165,7 @@ class Planning:
         rounds = self._rounds
         if rounds.masters.device.type != "cpu":
             return Contention()  # where an accelerator computes, nothing is lost
-        return measure_contention(rounds.transfers, rounds.in_background, link, len(self._sites) - 1)
+        return measure_contention(rounds.transfers, rounds.in_background, link, len(self._members) - 1)
 
     @property
     def probe(self) -> Future | None:
@@ -239,6 +239,7 @@ class Planning:
 
     def adopted(self, plan: Plan) -> None:
         """Not collective: `plan` begins; what was seen before says nothing about it."""
+        assert plan.sites == self._members.names, f"a plan for {plan.sites}"
         if self.profile is not None and plan.schedule != Schedule.MANUAL:
             keep(self._transport, self._key, Known(plan=plan, profile=self.profile))
         self._review = None
@@ -246,7 +247,7 @@ class Planning:
         self._count = self._sound_at = 0
         self._sounding = None
         if self.profile is not None and plan.schedule != Schedule.MANUAL and self._config.link.bandwidth_mbps == AUTO:
-            self._sounding = sounding(plan, self.profile, len(self._sites))
+            self._sounding = sounding(plan, self.profile, self._members)
         if plan.outer != Outer() and self._losses is None:
             self._losses = self._watch_losses()
 
@@ -255,7 +256,7 @@ class Planning:
         self.finish_probing()
         self._stop_measuring()
         self.profile = profile
-        if self.request.outer == AUTO and plan.outer != penalties().best_outer(plan.period, len(self._sites)):
+        if self.request.outer == AUTO and plan.outer != penalties().best_outer(plan.period, len(self._members)):
             self.reviewer.request = replace(self.request, outer=plan.outer)  # it had been damped
 
     def remove(self) -> None:
@@ -311,13 +312,12 @@ class Planning:
         return None
 
     def _choose(self) -> Plan:
-        return choose_plan(self.request, self._rounds.masters.carried, len(self._sites), self.profile)
+        return choose_plan(self.request, self._rounds.masters.carried, self._members, self.profile)
 
     def _read(self) -> Plan:
         plan = read_plan(self._config.sync.plan)
         plan.require_units(self._rounds.masters.carried)
-        plan.averaging.require_sites(len(self._sites))
-        return plan
+        return plan.for_members(self._members)
 
     def _broadcast(self, make: Callable[[], Plan]) -> Plan:
         return Plan.from_json(self._control.broadcast("planning", lambda: make().to_json()))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from geo_accel.config.names import Schedule
 from geo_accel.plan.damping import Loss, damped, has_risen, pooled
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.review import Seen, review
@@ -124,13 +125,12 @@ class Reviewer:
             )
             for rank, answer in enumerate(answers)
         ]
-        sites = len(self._topology.sites)
         slowing = self._slowing
         return review(
             plan,
             self.request,
             profile,
-            sites,
+            Members.of(self._topology),
             seen,
             follow_link=self._follow_link,
             rough_step=rough_step,

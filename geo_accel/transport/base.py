@@ -54,7 +54,7 @@ class Transport(ABC):
         """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its header behind it.
 
         Both ends name each other, with an empty tensor where there is nothing to send. `message.wishes` go with it
-        and become everybody's; its identity's phase counts on.
+        and become everybody's; its identity gets the sites' generation, and its phase counts on.
 
         Raises SiteLostError naming the peer that broke the connection or stayed silent until the deadline,
         DamagedPayloadError naming the one whose payload arrived cut off or changed, and on all who take part
@@ -72,7 +72,7 @@ class Transport(ABC):
 
     def _swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         start = time.monotonic()
-        identity = message.identity
+        identity = message.identity = replace(message.identity, generation=self.topology.generation)
         parties = {*sends, *receives}
         what = f"{self.name(self.topology.rank)} {identity.said_of(several=False)}"
         with self._waiting.over(what, lambda: ", ".join(f"site {self.name(peer)}" for peer in sorted(parties))):

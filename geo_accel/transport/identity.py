@@ -21,9 +21,9 @@ KINDS = {
 """What a message can be, and what its sender does, in words."""
 _NAMES = tuple(KINDS)
 
-_HEADER = struct.Struct("<HBBIqIIIqI")
+_HEADER = struct.Struct("<HBBIqIIIIqI")
 HEADER_BYTES = _HEADER.size
-_VERSION = 1
+_VERSION = 2
 _TAGS = 2**31 - 2
 
 
@@ -40,19 +40,21 @@ class Identity:
     """Among the swaps that it takes."""
     plan: int = 0
     """CRC-32 of the plan's fingerprint; 0 without a plan."""
-    generation: int = 0
+    plan_number: int = 0
     """How many plans had been adopted."""
+    generation: int = 0
+    """Of the sites that take part; the transport knows it."""
 
     def tag(self, nbytes: int) -> int:
         """Where a payload of `nbytes` bytes is sent and expected: payloads of unlike identity or size never meet.
 
         From 1 to 2^31 - 2; 0 is for headers.
         """
-        key = struct.pack("<BBIqIIq", _NAMES.index(self.kind), *self._numbers(), nbytes)
+        key = struct.pack("<BBIqIIIq", _NAMES.index(self.kind), *self._numbers(), nbytes)
         return 1 + zlib.crc32(key) % _TAGS
 
-    def _numbers(self) -> tuple[int, int, int, int, int]:
-        return self.phase, self.number, self.step, self.plan, self.generation
+    def _numbers(self) -> tuple[int, ...]:
+        return self.phase, self.number, self.step, self.plan, self.plan_number, self.generation
 
     def said_of(self, several: bool) -> str:
         """What one sender of it does, or several do: "flushes after step 40 ..."."""
@@ -78,10 +80,19 @@ class Header:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Header | None":
         """None for bytes that are no header of this version."""
-        version, kind, phase, number, step, plan, generation, wishes, nbytes, checksum = _HEADER.unpack(data)
+        version, kind, *numbers, wishes, nbytes, checksum = _HEADER.unpack(data)
         if version != _VERSION or kind >= len(_NAMES):
             return None
-        identity = Identity(kind=_NAMES[kind], step=step, number=number, phase=phase, plan=plan, generation=generation)
+        phase, number, step, plan, plan_number, generation = numbers
+        identity = Identity(
+            kind=_NAMES[kind],
+            step=step,
+            number=number,
+            phase=phase,
+            plan=plan,
+            plan_number=plan_number,
+            generation=generation,
+        )
         return cls(identity=identity, wishes=wishes, nbytes=nbytes, checksum=checksum)
 
 
@@ -107,7 +118,8 @@ def disagreement(told: Mapping[int, Identity], name_of: Callable[[int], str]) ->
     texts = [one.said_of(len(ranks) > 1) for one, ranks in groups.items()]
     if len({one.said_of(False) for one in groups}) < len(groups):  # the same words for what differs otherwise
         texts = [
-            f"{text} [plan {one.plan:08x}, number {one.generation} of the run, swap {one.phase + 1}]"
+            f"{text} [plan {one.plan:08x}, number {one.plan_number} of the run, swap {one.phase + 1}, generation "
+            f"{one.generation} of the sites]"
             for text, one in zip(texts, groups, strict=True)
         ]
     parts = [f"{' and '.join(map(name_of, ranks))} {text}" for text, ranks in zip(texts, groups.values(), strict=True)]

@@ -12,6 +12,7 @@ from benchmarks.kit.report import Table
 from benchmarks.kit.store import Store
 from benchmarks.penalty import penalty_table
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.profile.link import Link
 from geo_accel.profile.profile import Profile, UnitProfile
@@ -177,7 +178,9 @@ class TestFigures:
         assert loss_curve(sites, width=2) == [(2, 4.0), (4, 3.5)]
 
 
-PLAN = choose_plan(Request(mode="stream", period=2, delay=1, codec="bf16"), [("head", 500_000), ("tail", 500_000)], 2)
+PLAN = choose_plan(
+    Request(mode="stream", period=2, delay=1, codec="bf16"), [("head", 500_000), ("tail", 500_000)], Members(2)
+)
 
 
 def test_unequal_time_to_target_is_that_to_the_baselines_loss(tmp_path):

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 
 from geo_accel.commands import drawing, picture
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import timeline
 from geo_accel.profile.profile import Profile, UnitProfile
@@ -34,7 +35,9 @@ def course_of(transfer_s, mode="blocking"):
     one = Profile(units=units)
     schedule = "full" if mode == "blocking" else "equal"
     return timeline(
-        choose_plan(Request(mode=mode, period=1, schedule=schedule, codec="fp32"), [("a", 0)], 2, one), one, 2
+        choose_plan(Request(mode=mode, period=1, schedule=schedule, codec="fp32"), [("a", 0)], Members(2), one),
+        one,
+        Members(2),
     )
 
 

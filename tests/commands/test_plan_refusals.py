@@ -39,7 +39,7 @@ def test_a_folder_with_only_bp_gets_one_line(refused, published):
 
 BAD_PLANS = {
     "cut": (lambda text: text[:200], "not JSON, or cut off"),
-    "version": (lambda text: text.replace('"version": 3', '"version": 99'), "version 99 was found"),
+    "version": (lambda text: text.replace('"version": 4', '"version": 99'), "version 99 was found"),
     "codec": (lambda text: text.replace('"bf16"', '"int3"'), "codec 'int3' was found; allowed: fp32, bf16"),
     "kept": (lambda text: text.replace('"kept": []', '"kept": [0]'), "cannot say how many values each site keeps"),
     "residual": (lambda text: text.replace('"weights"', '"air"'), "residual 'air' was found; allowed: weights"),

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.units import find_units
 from tests.workers.launch import run_workers
@@ -29,7 +30,7 @@ def runs(tmp_path_factory):
     plan = choose_plan(
         Request(mode="backward", schedule="equal", period=3, codec="bf16"),
         [(unit.name, unit.numel) for unit in find_units(build_model("gpt2"))],
-        2,
+        Members(2),
     )
     (folder / "plan.json").write_text(plan.to_json())
     manual = json.dumps({"sync": {"mode": "backward", "schedule": "manual", "plan": str(folder / "plan.json")}})
@@ -114,7 +115,7 @@ def test_what_cannot_be_is_one_line_on_every_site(tmp_path, sync, arguments, wor
 
 
 def test_a_plan_for_another_model_is_refused_by_name(tmp_path):
-    plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="bf16"), [("other", 10)], 2)
+    plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="bf16"), [("other", 10)], Members(2))
     (tmp_path / "plan.json").write_text(plan.to_json())
     sync = {"schedule": "manual", "plan": str(tmp_path / "plan.json")}
     command = [WORKER, "--out", str(tmp_path), "--config", json.dumps({"sync": sync})]

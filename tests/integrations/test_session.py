@@ -23,6 +23,7 @@ from geo_accel.integrations.session import (
     require_everybody,
 )
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.topology import Site, Topology
 from geo_accel.transport.memory import Lines, MemoryTransport
@@ -205,7 +206,7 @@ def test_it_takes_all_ranks_to_go_on_with_the_session_before():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_plan_is_printed_once(capsys, rank):
     plan = choose_plan(
-        Request(mode="stream", period=4, delay=1, schedule="equal", codec="bf16"), [("a", 8), ("b", 8)], 2
+        Request(mode="stream", period=4, delay=1, schedule="equal", codec="bf16"), [("a", 8), ("b", 8)], Members(2)
     )
     topology = Topology(sites=(Site("paris", (0,)), Site("oslo", (1, 2))), rank=rank)
     took = {"geo/measuring_s": 1.25, "geo/start_to_plan_s": 9.0}

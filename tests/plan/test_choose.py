@@ -7,6 +7,7 @@ from geo_accel.config import CODECS
 from geo_accel.config.names import DENSE_CODECS
 from geo_accel.config.parts import Outer
 from geo_accel.plan.choose import FILL, LONGEST_PERIOD, choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.penalty import penalties
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.plan.timeline import timeline
@@ -33,7 +34,9 @@ def profile(mbps, latency_ms=0.5, units=GPT2, step_s=0.36, training_s=0.0, sites
 
 
 def choose(mbps, sites=2, latency_ms=0.5, training_s=0.0, **fixed):
-    return choose_plan(request(**fixed), GPT2, sites, profile(mbps, latency_ms, training_s=training_s, sites=sites))
+    return choose_plan(
+        request(**fixed), GPT2, Members(sites), profile(mbps, latency_ms, training_s=training_s, sites=sites)
+    )
 
 
 def test_the_demo_hides_bf16_in_five_steps():
@@ -67,12 +70,12 @@ def test_a_slow_link_takes_a_longer_period():
 
 def test_latency_beyond_a_step_is_hidden_by_delay_not_by_many_rounds():
     units = [("a", 1000), ("b", 1000)]
-    plan = choose_plan(request(), units, 2, profile(1000, latency_ms=50, units=units, step_s=0.01))
+    plan = choose_plan(request(), units, Members(2), profile(1000, latency_ms=50, units=units, step_s=0.01))
     assert plan.delay > 1 and sum(bool(step) for step in plan.rounds) * 0.05 <= plan.period * 0.01
 
 
 def test_what_is_fixed_stays_fixed():
-    plan = choose_plan(request(period=3, codec="fp32", delay=2), GPT2, 2)
+    plan = choose_plan(request(period=3, codec="fp32", delay=2), GPT2, Members(2))
     assert (plan.period, plan.codec, plan.delay) == (3, "fp32", 2)
     assert choose(100, period=2).period == 2
 
@@ -90,10 +93,10 @@ def test_a_fixed_period_that_cannot_hide_says_so():
 @pytest.mark.parametrize("mode", ["blocking", "backward"])
 def test_what_waits_within_a_step_waits_for_a_tenth_of_it(mode):
     plan = choose(300, mode=mode, codec="bf16")
-    course = timeline(plan, profile(300), 2)
+    course = timeline(plan, profile(300), Members(2))
     assert plan.delay == 0 and 0 < course.exposed_s_per_period / plan.period <= BUDGET[mode] * 0.36
     assert plan.schedule == {"blocking": "full", "backward": "dreamddp"}[mode]
-    shorter = timeline(choose(300, mode=mode, period=plan.period - 1, codec="bf16"), profile(300 * FILL), 2)
+    shorter = timeline(choose(300, mode=mode, period=plan.period - 1, codec="bf16"), profile(300 * FILL), Members(2))
     assert shorter.step_s > (1 + BUDGET[mode]) * 0.36
 
 
@@ -107,7 +110,7 @@ def test_plans_follow_the_order_in_which_gradients_are_ready():
     """A profile lists units as they became ready; the plan's numbering stays the model's."""
     seen = profile(300)
     turned = Profile(units=seen.units[::-1], step_s=seen.step_s, after_s=seen.after_s, links=seen.links)
-    plan = choose_plan(request(mode="backward", period=4), GPT2, 2, turned)
+    plan = choose_plan(request(mode="backward", period=4), GPT2, Members(2), turned)
     assert plan.units == tuple(GPT2)
     first = next(members for step in plan.rounds for members in step)
     assert first[0].unit == len(GPT2) - 1
@@ -115,7 +118,7 @@ def test_plans_follow_the_order_in_which_gradients_are_ready():
 
 def test_a_profile_of_another_model_is_refused():
     with pytest.raises(ValueError, match="another model: it has no unit other"):
-        choose_plan(request(mode="backward", period=2), [("other", 5)], 2, profile(100))
+        choose_plan(request(mode="backward", period=2), [("other", 5)], Members(2), profile(100))
 
 
 @settings(max_examples=50)
@@ -129,16 +132,16 @@ def test_a_profile_of_another_model_is_refused():
 def test_an_automatic_plan_keeps_its_budget_or_says_what_it_costs(sizes, step_s, mbps, latency_ms, sites):
     units = [(f"u{i}", size) for i, size in enumerate(sizes)]
     seen = profile(mbps, latency_ms, units, step_s, sites=sites)
-    plan = choose_plan(request(), units, sites, seen)
-    course = timeline(plan, seen, sites)
+    plan = choose_plan(request(), units, Members(sites), seen)
+    course = timeline(plan, seen, Members(sites))
     if course.step_s > (1 + BUDGET["stream"]) * step_s:
         assert "stay exposed" in plan.reason
         # Where windows close between rounds, a longer period need not cost less; but none is within the budget.
         careful = profile(mbps * FILL, latency_ms, units, step_s, sites=sites)
-        longest = choose_plan(request(period=LONGEST_PERIOD), units, sites, seen)
-        assert timeline(longest, careful, sites).step_s > (1 + BUDGET["stream"]) * step_s
+        longest = choose_plan(request(period=LONGEST_PERIOD), units, Members(sites), seen)
+        assert timeline(longest, careful, Members(sites)).step_s > (1 + BUDGET["stream"]) * step_s
     assert 1 <= plan.delay <= plan.period
-    assert plan == choose_plan(request(), units, sites, seen)
+    assert plan == choose_plan(request(), units, Members(sites), seen)
 
 
 @pytest.mark.parametrize("mode", ["stream", "blocking"])
@@ -159,7 +162,7 @@ def test_auto_takes_the_best_of_all_codecs_though_it_does_not_look_at_all(sites,
     auto = choose(mbps, sites, training_s=training_s)
     fixed = [choose(mbps, sites, training_s=training_s, codec=codec) for codec in CODECS if codec != "randk"]
     own = profile(mbps * FILL, training_s=training_s, sites=sites)
-    within = [p for p in fixed if timeline(p, own, sites).step_s <= (1 + BUDGET["stream"]) * own.compute_s]
+    within = [p for p in fixed if timeline(p, own, Members(sites)).step_s <= (1 + BUDGET["stream"]) * own.compute_s]
     assert penalty(auto) == min(map(penalty, within or fixed))
 
 
@@ -176,8 +179,8 @@ def test_where_packets_are_lost_a_round_may_be_late_by_a_timeout(codec, latency_
             step_s=0.3,
             links=(("a", link), ("b", link)),
         )
-        plan = choose_plan(Request(mode="stream", codec=codec), units, 2, known)
-        return plan, max(s.stop - s.start for s in timeline(plan, known, 2).steady() if s.track == "transfer")
+        plan = choose_plan(Request(mode="stream", codec=codec), units, Members(2), known)
+        return plan, max(s.stop - s.start for s in timeline(plan, known, Members(2)).steady() if s.track == "transfer")
 
     (steady, _), (lossy, longest) = chosen(False), chosen(True)
     assert lossy.delay * 0.3 >= longest + latency_s + 0.2 and lossy.delay >= steady.delay

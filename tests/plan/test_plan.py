@@ -5,6 +5,7 @@ import pytest
 
 from geo_accel.config.parts import Outer, Overlap
 from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.members import Members
 from geo_accel.plan.partition import stream
 from geo_accel.plan.plan import Piece, Plan, read_plan
 
@@ -24,12 +25,27 @@ def plan(**changes):
     return Plan(**(fields | changes))
 
 
+RICH = Averaging(
+    codec="topk",
+    exchange="hub",
+    hub=1,
+    kept=(41, 400),
+    residual="buffer",
+    overlap=Overlap(threshold=1, gain=2.0),
+    coefficients=(0.25, 0.75),
+)
+
+
+def named(**changes):
+    """The JSON of a plan for the sites oslo and paris, changed."""
+    return json.dumps(json.loads(plan(sites=("oslo", "paris"), averaging=RICH).to_json()) | changes)
+
+
 def test_json_round_trip_keeps_plan_and_fingerprint():
     assert Plan.from_json(plan().to_json()) == plan()
-    rich = Averaging(
-        codec="topk", exchange="hub", hub=1, kept=(41, 400), residual="buffer", overlap=Overlap(threshold=1, gain=2.0)
-    )
-    assert Plan.from_json(plan(averaging=rich, outer=Outer(lr=0.9, momentum=0.3)).to_json()).averaging == rich
+    for sites in ((), ("oslo", "paris")):
+        rich = plan(averaging=RICH, outer=Outer(lr=0.9, momentum=0.3), sites=sites, generation=3)
+        assert Plan.from_json(rich.to_json()) == rich
     assert Plan.from_json(plan().to_json()).fingerprint == plan().fingerprint
 
 
@@ -37,6 +53,48 @@ def test_fingerprint_sees_every_change():
     assert plan().fingerprint != plan(delay=2).fingerprint
     assert plan().fingerprint != plan(averaging=Averaging(codec="int8")).fingerprint
     assert plan().fingerprint != plan(outer=Outer(lr=0.9)).fingerprint
+    assert plan().fingerprint != plan(sites=("oslo", "paris")).fingerprint != plan(sites=("paris", "oslo")).fingerprint
+
+
+def test_what_is_of_a_site_is_said_by_its_name():
+    said = json.loads(named())
+    assert said["kept"] == {"oslo": 41, "paris": 400} and said["hub"] == "paris"
+    assert said["coefficients"] == {"oslo": 0.25, "paris": 0.75}
+    assert json.loads(plan(sites=("oslo", "paris")).to_json())["hub"] is None
+    turned = Plan.from_json(named(kept={"paris": 400, "oslo": 41}))
+    assert turned.averaging.kept == (41, 400)
+
+
+def test_a_plan_without_names_goes_by_the_order_of_the_sites():
+    ours = Members(2, names=("oslo", "paris"), generation=2)
+    made = plan(averaging=RICH).for_members(ours)
+    assert (made.sites, made.generation, made.averaging) == (("oslo", "paris"), 2, RICH)
+    assert plan(averaging=RICH).for_members(Members(2)) == plan(averaging=RICH)
+
+
+def test_a_plan_of_the_version_before_has_no_names():
+    fields = json.loads(plan(averaging=RICH).to_json()) | {"version": 3}
+    del fields["sites"], fields["generation"]
+    assert Plan.from_json(json.dumps(fields)) == plan(averaging=RICH)
+
+
+def test_a_plan_that_names_its_sites_goes_by_their_names():
+    turned = Plan.from_json(named()).for_members(Members(2, names=("paris", "oslo")))
+    assert (turned.averaging.kept, turned.averaging.hub, turned.averaging.coefficients) == ((400, 41), 0, (0.75, 0.25))
+    assert turned.for_members(Members(2, names=("oslo", "paris"))) == Plan.from_json(named())
+
+
+def test_a_plan_for_other_sites_is_refused():
+    for members, here in [
+        (Members(2, names=("oslo", "rome")), "oslo, rome"),
+        (Members(3, names=("oslo", "paris", "rome")), "oslo, paris, rome"),
+        (Members(3), "3 sites"),
+    ]:
+        for made in (plan(sites=("oslo", "paris")), Plan.from_json(named())):
+            with pytest.raises(ValueError, match=f"plan: it is for the sites oslo, paris; here are {here}. Make one"):
+                made.for_members(members)
+    with pytest.raises(ValueError, match="kept has 2 numbers, but there are 3 sites"):
+        plan(averaging=RICH).for_members(Members(3))
 
 
 def test_ratios_and_coefficients_are_for_all_sites():
@@ -75,6 +133,15 @@ def test_ratios_and_coefficients_are_for_all_sites():
         (json.dumps({**json.loads(plan().to_json()), "period": 5}), "3 steps listed for a period of 5"),
         ('{"version": 99}', "version 99"),
         (json.dumps({**json.loads(plan().to_json()), "colour": "red"}), "not a plan"),
+        (named(kept={"oslo": 41, "rome": 400}), "kept names oslo, rome; its sites are oslo, paris"),
+        (named(kept=[41, 400]), r"kept is \[41, 400\]; where sites are named"),
+        (named(coefficients={"oslo": 1.0}), "coefficients names oslo; its sites are"),
+        (named(hub="rome"), "hub is 'rome'; its sites are oslo, paris"),
+        (named(hub=1), "hub is 1; its sites are oslo, paris"),
+        (named(sites=["oslo", "oslo"]), "kept names oslo, paris; its sites are oslo, oslo"),
+        (json.dumps({**json.loads(plan().to_json()), "sites": ["oslo", "oslo"]}), "kept is .*where sites are named"),
+        (json.dumps({**json.loads(plan().to_json()), "sites": "oslo"}), "sites are 'oslo'"),
+        (json.dumps({**json.loads(named()), "generation": 0}), "generation is 0"),
     ],
 )
 def test_what_is_no_plan_is_refused(text, problem):

@@ -7,6 +7,7 @@ from geo_accel.config.parts import Outer
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.plan.review import TOLERANCE, Seen, review, seen_link, sounding
 from geo_accel.plan.slowing import Steps
@@ -41,20 +42,20 @@ def seen(mbps, step_s=0.3, lag_s=(0.0, 0.0), swaps=5, nbytes=1_000_000):
 def reviewed(now, request=None, **how):
     request = request or REQUEST
     before = profile(100)
-    return review(choose_plan(request, UNITS, 2, before), request, before, 2, now, **how)
+    return review(choose_plan(request, UNITS, Members(2), before), request, before, Members(2), now, **how)
 
 
 def test_a_slower_link_leads_to_a_longer_period_with_the_reason():
     plan, learnt = reviewed(seen(30))
     assert plan.reason.startswith("the link went from 100 to 30 Mbit/s: ")
-    assert plan.period > choose_plan(REQUEST, UNITS, 2, profile(100)).period
+    assert plan.period > choose_plan(REQUEST, UNITS, Members(2), profile(100)).period
     assert learnt.link.megabits_per_second == pytest.approx(30)
-    assert plan.same_course(choose_plan(REQUEST, UNITS, 2, profile(30)))
+    assert plan.same_course(choose_plan(REQUEST, UNITS, Members(2), profile(30)))
 
 
 def test_a_faster_link_leads_to_a_shorter_period():
     plan, _ = reviewed(seen(1000))
-    assert plan.period < choose_plan(REQUEST, UNITS, 2, profile(100)).period
+    assert plan.period < choose_plan(REQUEST, UNITS, Members(2), profile(100)).period
 
 
 @pytest.mark.parametrize("mbps", [100, 100 * (1 + TOLERANCE) * 0.99, 100 / (1 + TOLERANCE) * 1.01])
@@ -90,7 +91,7 @@ def test_transfers_too_small_to_tell_do_tell_of_a_link_that_broke_in():
 def test_slower_steps_leave_room_for_more():
     plan, learnt = reviewed(seen(100, step_s=0.9))
     assert "a step went from 0.300 to 0.900 s" in plan.reason
-    assert plan.period < choose_plan(REQUEST, UNITS, 2, profile(100)).period
+    assert plan.period < choose_plan(REQUEST, UNITS, Members(2), profile(100)).period
     assert learnt.compute_s == pytest.approx(0.9) and learnt.backward_s == pytest.approx(0.45)
 
 
@@ -137,7 +138,7 @@ def test_transfers_that_latency_rules_say_nothing_about_bandwidth(nbytes):
 def test_the_link_seen_is_bytes_over_seconds_without_the_latency():
     link = seen_link(seen(250, swaps=3), LINK)
     assert link.megabits_per_second == pytest.approx(250)
-    assert Cost(profile=profile(250), averaging=Averaging(), sites=2).seconds(250_000) == pytest.approx(
+    assert Cost(profile=profile(250), averaging=Averaging(), members=Members(2)).seconds(250_000) == pytest.approx(
         link.seconds(1, 1_000_000)
     )
 
@@ -152,27 +153,27 @@ def small(latency_ms=1.0, step_s=0.1):
         units=tuple(UnitProfile(name=n, numel=k, forward_s=0.002, backward_s=0.005) for n, k in SMALL),
         links=tuple((name, Link.of(mbps=100, latency_ms=latency_ms)) for name in ("a", "b")),
     )
-    return choose_plan(REQUEST, SMALL, 2, before), before
+    return choose_plan(REQUEST, SMALL, Members(2), before), before
 
 
 def test_beside_small_rounds_the_link_is_sounded_for_a_hundredth_of_what_it_carries():
     plan, before = small()
-    found = sounding(plan, before, 2)
+    found = sounding(plan, before, Members(2))
     seconds = found.nbytes * before.link.seconds_per_byte
     assert found.times * seconds <= 0.0101 * found.every_steps * before.compute_s
     # It is seen when the line falls, whatever the rounds say, and not before.
     for mbps in (100, 20):
         link = Link.of(mbps=mbps, latency_ms=1)
         swaps = (*[(8_000, link.seconds(1, 8_000))] * 20, *[(found.nbytes, link.seconds(1, found.nbytes))] * 2)
-        _, learnt = review(plan, REQUEST, before, 2, [Seen(swaps=swaps, steps=alike(before.compute_s))] * 2)
+        _, learnt = review(plan, REQUEST, before, Members(2), [Seen(swaps=swaps, steps=alike(before.compute_s))] * 2)
         assert learnt.link.megabits_per_second == pytest.approx(mbps, rel=0.02)
 
 
 def test_rounds_that_tell_are_not_sounded_beside_nor_those_that_leave_no_room():
     before = profile(100)
-    assert sounding(choose_plan(REQUEST, UNITS, 2, before), before, 2) is None
-    assert sounding(*small(step_s=0.02), 2) is None
-    assert sounding(*small(latency_ms=150, step_s=0.3), 2) is None
+    assert sounding(choose_plan(REQUEST, UNITS, Members(2), before), before, Members(2)) is None
+    assert sounding(*small(step_s=0.02), Members(2)) is None
+    assert sounding(*small(latency_ms=150, step_s=0.3), Members(2)) is None
 
 
 @pytest.mark.parametrize("latency_ms", [80, 150])

@@ -3,6 +3,7 @@ import pytest
 
 from geo_accel.config.parts import Overlap
 from geo_accel.plan.cost import bytes_per_value
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import BUDGET, Request
 from geo_accel.plan.sending import Sending
 from geo_accel.profile.link import Link
@@ -24,9 +25,10 @@ def profile(links, step_s=0.3):
     )
 
 
-def averaging(links, codec="int8", period=8, **fixed):
+def averaging(links, codec="int8", period=8, ranks=(), names=(), **fixed):
     request = Request(mode="stream", codec=codec, **fixed)
-    return Sending(request=request, values=VALUES, sites=len(links)).averaging(codec, period, profile(links))
+    members = Members(len(links), names=names, ranks=ranks)
+    return Sending(request=request, values=VALUES, members=members).averaging(codec, period, profile(links))
 
 
 def test_two_sites_swap():
@@ -81,11 +83,21 @@ def test_slow_links_in_both_directions_get_one_ratio_for_all():
 def test_the_common_ratio_fills_the_window_and_no_more(mbps):
     links = [link(mbps)] * 2
     rule = averaging(links, codec="topk", period=4)
-    sending = Sending(request=Request(mode="stream", codec="topk"), values=VALUES, sites=2)
+    sending = Sending(request=Request(mode="stream", codec="topk"), values=VALUES, members=Members(2))
     busy = sending.cost(rule, profile(links)).seconds(VALUES)
     window = 4 * 0.3 * (1 + BUDGET["stream"])
     assert rule.kept == (4, 4) or busy <= window
     assert rule.kept == (4096, 4096) or busy > window / 2
+
+
+def test_links_are_found_by_the_names_of_their_sites():
+    """A profile may list sites in another order, and some that are no members any more."""
+    links = [link(10, 1000), link(10, 1000), link(10_000), link(10, 1000)]
+    mine = Members(3, names=("site2", "site0", "site3"))
+    request = Request(mode="stream", codec="int8", exchange="hub")
+    rule = Sending(request=request, values=VALUES, members=mine).averaging("int8", 8, profile(links))
+    assert rule.hub == 0
+    assert averaging(links, exchange="hub").hub == averaging(links, exchange="hub", names=tuple("abcd")).hub == 2
 
 
 def test_coefficients_by_data_and_by_ratio():
@@ -98,7 +110,7 @@ def test_coefficients_by_data_and_by_ratio():
 
 def rounds(mbps, period=8, values=VALUES, mode="stream", latency_s=1e-3):
     links = [Link(latency_s=latency_s, seconds_per_byte=8e-6 / mbps)] * 2
-    sending = Sending(request=Request(mode=mode, codec="int8"), values=values, sites=2)
+    sending = Sending(request=Request(mode=mode, codec="int8"), values=values, members=Members(2))
     cost = sending.cost(sending.averaging("int8", period, profile(links)), profile(links))
     return sending.rounds_in(period, cost), cost.seconds(values)
 

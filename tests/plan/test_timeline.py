@@ -10,6 +10,7 @@ from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
 from geo_accel.plan.cost import Cost
 from geo_accel.plan.dreamddp import exact, exposed
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Piece, Plan
 from geo_accel.plan.request import Request
 from geo_accel.plan.timeline import timeline
@@ -54,7 +55,7 @@ def spans(course, track):
 
 
 def test_blocking_waits_for_every_transfer_after_the_update():
-    course = timeline(plan("blocking", [], ["cba"]), profile(1, 2, 3), 2)
+    course = timeline(plan("blocking", [], ["cba"]), profile(1, 2, 3), Members(2))
     assert course.compute_s == pytest.approx(STEP_S)
     assert course.exposed_s_per_period == pytest.approx(6)
     assert course.step_s == pytest.approx(STEP_S + 3)
@@ -65,7 +66,7 @@ def test_blocking_waits_for_every_transfer_after_the_update():
 
 def test_backward_hides_what_ends_before_backward_does():
     # c is ready at 2 and takes 2 s: done with backward, at 4.
-    course = timeline(plan("backward", ["c"], ["b"], ["a"]), profile(2, 1, 0), 2)
+    course = timeline(plan("backward", ["c"], ["b"], ["a"]), profile(2, 1, 0), Members(2))
     assert course.exposed_s_per_period == pytest.approx(0)
     assert course.efficiency == pytest.approx(1)
     assert spans(course, "transfer")[0] == ("c", 2, 4)
@@ -73,7 +74,7 @@ def test_backward_hides_what_ends_before_backward_does():
 
 def test_backward_waits_for_what_outlasts_it_before_the_update():
     # c goes from 2 to 3.5, b waits for the link and goes until 4.5, a is ready at 4 and goes from 4.5 to 5.5.
-    course = timeline(plan("backward", ["c", "b", "a"]), profile(1.5, 1, 1), 2)
+    course = timeline(plan("backward", ["c", "b", "a"]), profile(1.5, 1, 1), Members(2))
     assert spans(course, "transfer") == [("c", 2, 3.5), ("b", 3.5, 4.5), ("a", 4.5, 5.5)]
     assert spans(course, "wait") == [("a", 4, 5.5)]
     assert spans(course, "update") == [("update", 5.5, 6)]
@@ -81,13 +82,13 @@ def test_backward_waits_for_what_outlasts_it_before_the_update():
 
 
 def test_backward_starts_a_round_when_its_last_unit_is_ready():
-    course = timeline(plan("backward", ["cb", "a"]), profile(0.25, 0.25, 0.25), 2)
+    course = timeline(plan("backward", ["cb", "a"]), profile(0.25, 0.25, 0.25), Members(2))
     assert spans(course, "transfer") == [("c .. b", 3, 3.5), ("a", 4, 4.25)]
 
 
 def test_stream_hides_behind_the_next_step():
     # Started at a boundary, done 4 s later, applied at the next boundary.
-    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(4, 4, 4), 2)
+    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(4, 4, 4), Members(2))
     assert course.exposed_s_per_period == pytest.approx(0)
     assert course.step_s == pytest.approx(STEP_S)
     assert spans(course, "transfer") == [("a", 0, 4), ("c", 4.5, 8.5), ("b", 9, 13)]
@@ -95,32 +96,32 @@ def test_stream_hides_behind_the_next_step():
 
 def test_stream_waits_at_the_boundary_where_a_late_round_is_due():
     # 6 s in the step of 4.5 s after the boundary at which c started: 1.5 s of waiting once a period.
-    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(6, 1, 1), 2)
+    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(6, 1, 1), Members(2))
     assert course.exposed_s_per_period == pytest.approx(1.5)
     assert course.step_s == pytest.approx(STEP_S + 0.5)
     assert spans(course, "wait") == [("transfer", 9, 10.5)]
 
 
 def test_a_longer_delay_hides_what_a_short_one_exposes():
-    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=2), profile(6, 1, 1), 2)
+    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=2), profile(6, 1, 1), Members(2))
     assert course.exposed_s_per_period == pytest.approx(0)
 
 
 def test_stream_over_a_link_that_is_too_slow_runs_at_the_link_s_pace():
     # 5 s of transfer for every step of 4.5 s; rounds queue on the serial link.
-    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(5, 5, 5), 2)
+    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=1), profile(5, 5, 5), Members(2))
     assert course.step_s == pytest.approx(5)
     assert course.exposed_s_per_period == pytest.approx(1.5)
 
 
 def test_the_last_period_is_steady():
     # A tenth too slow: the backlog takes periods to grow to the delay, and from then on the link sets the pace.
-    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=3), profile(4.95, 4.95, 4.95), 2)
+    course = timeline(plan("stream", ["c"], ["b"], ["a"], delay=3), profile(4.95, 4.95, 4.95), Members(2))
     assert course.step_s == pytest.approx(4.95)
 
 
 def test_without_a_step_time_parts_are_summed_and_with_one_forward_is_what_remains():
-    course = timeline(plan("blocking", ["cba"]), profile(0, 0, 0, step_s=6.0, after_s=1.0), 2)
+    course = timeline(plan("blocking", ["cba"]), profile(0, 0, 0, step_s=6.0, after_s=1.0), Members(2))
     assert course.compute_s == pytest.approx(6)
     assert spans(course, "forward") == [("forward", 0, 2)]
     assert spans(course, "update") == [("update", 5, 6)]
@@ -141,23 +142,23 @@ def test_the_link_s_model_gives_the_times_that_were_not_measured():
     )
     handling = {"bf16": Handling(training_s=1e-4, background_s=2e-4)}
     fast, slow = Link(latency_s=0.0, seconds_per_byte=1e-9), link
-    course = timeline(one, Profile(units=units, links=(("x", fast), ("y", slow)), handling=handling), 4)
+    course = timeline(one, Profile(units=units, links=(("x", fast), ("y", slow)), handling=handling), Members(4))
     assert course.exposed_s_per_period == pytest.approx(0.5 + 3.0 + 0.2)  # the slowest site's link, and the codec
     assert course.step_s == pytest.approx(2.0 + 0.1 + 3.7)  # the codec's share of the training thread
 
 
 def test_bf16_halves_measured_transfers():
-    assert timeline(plan("blocking", ["cba"], codec="bf16"), profile(1, 2, 3), 2).exposed_s_per_period == 3
+    assert timeline(plan("blocking", ["cba"], codec="bf16"), profile(1, 2, 3), Members(2)).exposed_s_per_period == 3
 
 
 def test_a_plan_for_another_model_is_refused():
     with pytest.raises(ValueError, match="another model: the profile has no unit z"):
-        timeline(plan("blocking", ["z"], units=("z",)), profile(1, 1, 1), 2)
+        timeline(plan("blocking", ["z"], units=("z",)), profile(1, 1, 1), Members(2))
 
 
 def test_a_profile_without_transfers_or_link_is_refused():
     with pytest.raises(ValueError, match="state bandwidth and latency"):
-        timeline(plan("blocking", ["cba"]), profile(None, None, None), 2)
+        timeline(plan("blocking", ["cba"]), profile(None, None, None), Members(2))
 
 
 seconds = st.integers(0, 20).map(float)
@@ -170,8 +171,10 @@ def course_of(table, period, **request):
         for i, (backward, transfer) in enumerate(table)
     )
     whole = Profile(units=units)
-    made = choose_plan(Request(period=period, codec="fp32", **request), [(unit.name, 0) for unit in units], 2, whole)
-    return made, timeline(made, whole, 2)
+    made = choose_plan(
+        Request(period=period, codec="fp32", **request), [(unit.name, 0) for unit in units], Members(2), whole
+    )
+    return made, timeline(made, whole, Members(2))
 
 
 @given(tables, st.integers(1, 8))
@@ -215,14 +218,14 @@ def over(link, units=(("a", 1),), step_s=0.3):
 def test_a_long_line_that_has_rested_takes_longer():
     # As measured with 100 Mbit/s and 150 ms of round trip: 1 MiB takes 0.24 s, after a second 0.53 to 0.88, after
     # three 0.93; 200 kB takes 0.165, 0.46 and 0.605.
-    cost = Cost(profile=over(Link.of(mbps=100, latency_ms=150)), averaging=Averaging(), sites=2)
+    cost = Cost(profile=over(Link.of(mbps=100, latency_ms=150)), averaging=Averaging(), members=Members(2))
     for nbytes, seconds, rested in ((2**20, 0.237, (0.7, 0.93)), (200_000, 0.165, (0.46, 0.605))):
         values = nbytes / 4
         assert cost.seconds(values) == pytest.approx(seconds, rel=0.02)
         assert cost.reopening_s(values, 0.3) == 0
         for pause, taken in zip((1.0, 3.0), rested, strict=True):
             assert cost.seconds(values) + cost.reopening_s(values, pause) == pytest.approx(taken, rel=0.25)
-    short = Cost(profile=over(Link.of(mbps=100, latency_ms=2)), averaging=Averaging(), sites=2)
+    short = Cost(profile=over(Link.of(mbps=100, latency_ms=2)), averaging=Averaging(), members=Members(2))
     assert short.reopening_s(2**18, 10.0) == 0
 
 
@@ -232,7 +235,9 @@ def test_rounds_far_apart_are_planned_with_what_the_line_forgets_between_them():
     fixed = {"mode": "stream", "schedule": "full", "delay": 1, "codec": "fp32", "outer": Outer()}
     longest = []
     for period in (2, 16):
-        course = timeline(choose_plan(Request(period=period, **fixed), units, 2), over(link, units), 2)
+        course = timeline(
+            choose_plan(Request(period=period, **fixed), units, Members(2)), over(link, units), Members(2)
+        )
         longest.append(max(span.stop - span.start for span in course.steady() if span.track == "transfer"))
     assert longest[0] == pytest.approx(0.15 + 2e6 * 8e-8, rel=0.01)
     assert longest[1] == pytest.approx(longest[0] + 6 * 0.15, rel=0.05)

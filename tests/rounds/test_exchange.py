@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from geo_accel.config import SPARSE_CODECS
 from geo_accel.config.parts import Outer, Overlap
 from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.members import Members
 from geo_accel.plan.ratios import coefficients
 from geo_accel.rounds import exchange
 from geo_accel.rounds.agreement import NotFiniteError, Snapshot, agree
@@ -202,7 +203,7 @@ def test_what_is_sent_is_what_the_cost_model_says(kind):
             return sum(payload_bytes(transport))
 
         profile = Profile(units=(UnitProfile(name="a", numel=size, backward_s=1.0),))
-        predicted = Cost(profile=profile, averaging=rule, sites=sites).nbytes(size)
+        predicted = Cost(profile=profile, averaging=rule, members=Members(sites)).nbytes(size)
         assert sum(on_all_sites(sites, life)) / sites == pytest.approx(predicted, rel=0.02), codec
 
 

@@ -10,6 +10,24 @@ from geo_accel.transport.errors import OutOfStepError
 from geo_accel.transport.identity import Identity, Message
 
 
+class Telling(Transport):
+    """Carries nothing, and keeps what is told."""
+
+    def carry(self, sends, receives, message):
+        self.told = message.identity
+        return {}
+
+    def close(self):
+        pass
+
+
+def test_every_message_says_of_which_generation_of_sites_it_is():
+    transport = Telling(Topology(sites=(Site("site0", (0,)),), rank=0, generation=7), deadline_s=1800)
+    message = Message(Identity(kind="round", step=3))
+    transport.swap({}, {}, message)
+    assert transport.told == Identity(kind="round", step=3, generation=7) and message.identity.phase == 1
+
+
 class Broken(Transport):
     """Carries nothing, and counts how often it is asked."""
 

@@ -15,6 +15,7 @@ identities = st.builds(
     number=st.integers(0, 2**20),
     phase=st.integers(0, 3),
     plan=st.integers(0, 2**32 - 1),
+    plan_number=st.integers(0, 1000),
     generation=st.integers(0, 1000),
 )
 headers = st.builds(
@@ -70,5 +71,7 @@ def test_who_does_what_is_said():
 
 
 def test_unlike_plans_are_said_where_the_words_are_the_same():
-    one = Identity(kind="round", step=4, plan=0xAB, generation=2)
-    assert "[plan 000000ab, number 2 of the run, swap 1]" in disagreement({0: one, 1: replace(one, plan=1)}, name_of)
+    one = Identity(kind="round", step=4, plan=0xAB, plan_number=2, generation=1)
+    said = "[plan 000000ab, number 2 of the run, swap 1, generation 1 of the sites]"
+    assert said in disagreement({0: one, 1: replace(one, plan=1)}, name_of)
+    assert said in disagreement({0: one, 1: replace(one, generation=2)}, name_of)

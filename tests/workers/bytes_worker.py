@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from geo_accel.integrations.session import connect
 from geo_accel.plan.cost import Cost
+from geo_accel.plan.members import Members
 from geo_accel.profile.profile import Profile, UnitProfile
 from tests.workers.pace_worker import Weights
 
@@ -53,9 +54,9 @@ def main() -> int:
             engine.step()
             engine.settle()
         sent = settled_count() - before
-        plan, sites = engine.plan, len(session.topology.sites)
+        plan, members = engine.plan, Members.of(session.topology)
         units = tuple(UnitProfile(name=name, numel=numel, backward_s=1.0) for name, numel in plan.units)
-        cost = Cost.of(plan, Profile(units=units), sites)
+        cost = Cost.of(plan, Profile(units=units), members)
         records.append(
             {
                 "codec": plan.codec,

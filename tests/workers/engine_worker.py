@@ -22,6 +22,7 @@ from geo_accel.config.parts import Overlap
 from geo_accel.integrations.session import connect
 from geo_accel.plan.averaging import Averaging
 from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
 from geo_accel.plan.request import Request
 from geo_accel.profile.document import write_whole
 from geo_accel.sync import checkpoint, flush
@@ -100,7 +101,7 @@ def unequal_ratios(out: Path, steps: int) -> dict:
             overlap=Overlap.mean_of_senders(sites),
         )
         units = [(unit.name, -(-unit.numel // session.topology.slices)) for unit in find_units(model)]
-        plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="int8"), units, sites)
+        plan = choose_plan(Request(mode="stream", period=2, delay=1, codec="int8"), units, Members(sites))
         write_whole(out / "unequal.json", lambda file: file.write_text(replace(plan, averaging=rule).to_json()))
     engine = session.engine(model)
     seen = []
