@@ -108,9 +108,12 @@ def build_topology(
     `labels` and `names` hold, per rank, the machine label and the value of `GEO_ACCEL_SITE` (None if unset).
     `sites` is "auto" or the sizes of consecutive sites. Sites are ordered by their lowest rank.
 
-    Raises ValueError when sizes do not add up to the number of ranks or only some ranks name their site.
+    Raises ValueError when sizes do not add up to the number of ranks, only some ranks name their site, or a name could
+    not be part of a file's.
     """
     world_size = len(labels)
+    if odd := next((name for name in names if name and "/" in name), None):
+        raise ValueError(f"{SITE_VARIABLE} is {odd!r}: it is to be part of files' names; leave '/' out.")
     unnamed = [r for r, name in enumerate(names) if not name]
     if len(unnamed) < world_size:
         if unnamed:

@@ -34,6 +34,11 @@ def test_a_name_on_some_ranks_only_is_refused_with_the_ranks():
         topology(["0"] * 4, names=["a", None, "b", ""])
 
 
+def test_a_name_that_no_file_could_have_is_refused():
+    with pytest.raises(ValueError, match=r"GEO_ACCEL_SITE is 'eu/paris': .* leave '/' out"):
+        topology(["0"] * 2, names=["oslo", "eu/paris"])
+
+
 def test_names_and_sizes_contradict():
     with pytest.raises(ValueError, match="contradicts GEO_ACCEL_SITE"):
         topology(["0"] * 2, names=["a", "b"], sites=[1, 1])

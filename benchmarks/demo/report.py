@@ -77,11 +77,11 @@ def stretched(curve: list[tuple[float, float]], step_s: float, warmup: int) -> l
 
 
 def _timeline(axes: Axes, job: Job, course: Course, traces: Path) -> None:
-    plan = course.plan
+    plan, names = course.plan, course.sites("geo")[0]["geo"]["sites"]
     first, last = window(job.warmup, course.sites("geo")[0]["geo"]["adopted"], plan["period"])
     zero, length, ticks, labels, waited = None, 0.0, [], [], []
     for site in range(job.sites):
-        told = json.loads((traces / f"rank-{site}.trace.json").read_text())["traceEvents"]
+        told = json.loads((traces / f"{names[site]}.0.trace.json").read_text())["traceEvents"]
         events = [event for event in told if event["ph"] == "X"]  # those that have a duration
         steps = {int(event["name"].split()[1]): event for event in events if event["cat"] == "step"}
         begin, end = steps[first]["ts"], steps[last + 1]["ts"]

@@ -179,7 +179,9 @@ class Checkpoints:
         """Accelerate goes on without them, and says so to its debug log alone."""
         rank = self._accelerator.process_index
         path = folder / f"{RNG_STATE_NAME}_{rank}.pkl"
-        if not any((folder / name / f"rank-{rank}.json").exists() for name, _ in self._in_order()):
+        if not any(
+            (folder / name / checkpoint.record_name(one.session.topology)).exists() for name, one in self._in_order()
+        ):
             return
         try:
             load_safely(path)

@@ -47,7 +47,7 @@ class Saving:
         self._later: list[Callable[[], object]] = []
         self._together = False
         """Whether all ranks are in the same save."""
-        self.position = StreamPosition(session.topology.rank)
+        self.position = StreamPosition(session.topology.own_name)
 
     def begin(self, engine: Engine, decisions: Decisions) -> None:
         self._engine, self._decisions = engine, decisions

@@ -19,8 +19,9 @@ logger = logging.getLogger("geo_accel")
 class StreamPosition:
     """Passes that are over, and batches that the one under way has given."""
 
-    def __init__(self, rank: int) -> None:
-        self._name = f"stream-rank-{rank}.json"
+    def __init__(self, own_name: str) -> None:
+        """`own_name` says whose it is, by site and place: "paris.0"."""
+        self._name = f"{own_name}.stream.json"
         self.passes = self.batches = 0
         self._is_stream = False
 

@@ -16,7 +16,7 @@ TRACE_VARIABLE = "GEO_ACCEL_TRACE"
 
 
 def process(number: int, name: str) -> dict:
-    """The event that names a process; a rank is one."""
+    """The event that names a process; a rank is one, and has its number among those of all sites."""
     return {"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}}
 
 
@@ -43,16 +43,17 @@ def write_trace(path: Path, events: Sequence[dict]) -> None:
 class Trace:
     """Collects one rank's events in memory; `save` writes them. Times are seconds of `time.perf_counter`."""
 
-    def __init__(self, folder: str | None, rank: int, site: str) -> None:
-        self._path = Path(folder) / f"rank-{rank}.trace.json" if folder else None
+    def __init__(self, folder: str | None, rank: int, name: str) -> None:
+        """`name` says site and place, as in "paris.0"."""
+        self._path = Path(folder) / f"{name}.trace.json" if folder else None
         self._rank = rank
         self._origin = time() - perf_counter()  # so that traces of several ranks share one clock
-        self._events = [process(rank, f"{site}, rank {rank}")]
+        self._events = [process(rank, name)]
 
     @classmethod
-    def from_environment(cls, rank: int, site: str) -> "Trace":
+    def from_environment(cls, rank: int, name: str) -> "Trace":
         """A trace into the folder that `GEO_ACCEL_TRACE` names; collects nothing where it is unset."""
-        return cls(os.environ.get(TRACE_VARIABLE), rank, site)
+        return cls(os.environ.get(TRACE_VARIABLE), rank, name)
 
     @property
     def wanted(self) -> bool:

@@ -4,15 +4,19 @@
 After a flush anchors equal the weights, so they are not written again. What is left: the position in the plan, the
 outer optimizer's state (per rank), and everything that is local to a site, above all its optimizer's state.
 
-`rank-R.json` is what one rank continues with; it is written last, and knows the other files by size and checksum.
+`SITE.PLACE.json` is what one rank continues with, the one at that place of its site; it is written last, and knows the
+other files by size and checksum.
 """
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from geo_accel.plan.members import Members
 from geo_accel.plan.plan import Plan
 from geo_accel.profile.profile import Profile
 from geo_accel.sync.engine import Engine
@@ -27,9 +31,16 @@ from geo_accel.sync.state_files import (
     write_record,
     write_tensor,
 )
+from geo_accel.topology import Topology
 
 FOLDER = "geo_accel"
-VERSION = 3
+VERSION = 4
+_RECORD, _FORMER_RECORD = re.compile(r".+\.\d+\.json"), re.compile(r"rank-\d+\.json")
+
+
+def record_name(topology: Topology) -> str:
+    """The file of a sync state that one rank continues with."""
+    return f"{topology.own_name}.json"
 
 
 def save(
@@ -47,8 +58,8 @@ def save(
     nothing was saved, and the previous state is whole.
     """
     engine.flush()
-    target, step, site = Path(folder) / name, engine.step_count, engine.topology.site.name
-    stem = f"rank-{engine.topology.rank}"
+    target, step, topology = Path(folder) / name, engine.step_count, engine.topology
+    site, stem = topology.site.name, topology.own_name
     velocity = engine.outer_state
     outer = f"{stem}.step-{step}.outer.safetensors"
     state = f"{site}.step-{step}.pt"
@@ -66,26 +77,28 @@ def save(
     for rank, one in enumerate(written):
         if one["state"] is not None:
             # Machines of one site may share a disk, and need not write the same bytes: any of them will do.
-            marks.setdefault(f"{engine.topology.site_of(rank).name}.step-{step}.pt", []).append(one["state"])
+            marks.setdefault(f"{topology.site_of(rank).name}.step-{step}.pt", []).append(one["state"])
     assert state in marks, f"no rank writes {site}'s files"
-    own = written[engine.topology.rank]["outer"]
+    own = written[topology.rank]["outer"]
     if own is not None:
         marks[outer] = [own]
     record = {
         "version": VERSION,
-        "rank": engine.topology.rank,
+        "site": site,
+        "place": topology.local_index,
+        "generation": topology.generation,
         "step": step,
         "adopted": engine.adopted,
         "plan": json.loads(engine.plan.to_json()) if engine.plan else None,
         "profile": json.loads(engine.planning.profile.to_json()) if engine.planning.profile else None,
         "config": engine.config.fingerprint(),
-        "sites": _sites(engine),
+        "sites": _sites(topology),
         "weights": engine.masters.checksums(),
         "outer": None if own is None else outer,
         "site_state": state,
         "marks": marks,
     }
-    on_every_rank(engine.control, f"saving {target}", lambda: write_record(target / f"{stem}.json", record))
+    on_every_rank(engine.control, f"saving {target}", lambda: write_record(target / record_name(topology), record))
     _forget_older(target, keep=step, stems=[stem] + ([site] if writes_site else []))
 
 
@@ -120,22 +133,31 @@ def load(engine: Engine, folder: str | os.PathLike, name: str = FOLDER) -> Mappi
 
 def _read(engine: Engine, target: Path) -> dict[str, Any]:
     """All that this rank goes on with; empty where there is nothing. ValueError says what is wrong with it."""
-    path = target / f"rank-{engine.topology.rank}.json"
-    if not path.exists():
+    topology, path = engine.topology, target / record_name(engine.topology)
+    there = sorted(target.glob("*.json"))
+    # Whoever finds nothing of its own looks at another's: was this saved by other sites?
+    first = path if path.exists() else next((one for one in there if _RECORD.fullmatch(one.name)), None)
+    if first is None:
+        _refuse_former(path, there)
         return {}
     try:
-        record = read_record(path, VERSION)
+        record = read_record(first, VERSION)
     except ValueError as error:
         raise ValueError(f"{error} {_afresh(target)}") from error
-    if record["rank"] != engine.topology.rank:
-        raise ValueError(f"{path.name} is rank {record['rank']}'s: were files renamed or exchanged?")
-    if record["sites"] != _sites(engine):
+    if record["sites"] != _sites(topology):
         raise ValueError(
-            f"it was saved by the sites {_listing(record['sites'])}; this run has {_listing(_sites(engine))}. Resume "
-            f"with as many ranks on the same sites. {_afresh(target)}"
+            f"it was saved by the sites {_listing(record['sites'])}; this run has {_listing(_sites(topology))}. "
+            f"Resume with as many ranks on the same sites. {_afresh(target)}"
+        )
+    if first != path:
+        return {}
+    if (record["site"], record["place"]) != (topology.site.name, topology.local_index):
+        raise ValueError(
+            f"{path.name} is {record['site']}.{record['place']}.json, renamed: were files exchanged? Put each back "
+            "under its own name."
         )
     state = read_objects(target / record["site_state"], record["marks"])
-    site = engine.topology.site.name
+    site = topology.site.name
     if state["site"] != site or state["step"] != record["step"]:
         raise ValueError(f"{record['site_state']} is of {state['site']} at step {state['step']}, not of {site}.")
     outer = read_tensor(target / record["outer"], "outer", record["marks"]) if record["outer"] else None
@@ -149,7 +171,7 @@ def _read(engine: Engine, target: Path) -> dict[str, Any]:
     return {
         "step": record["step"],
         "adopted": record["adopted"],
-        "plan": Plan.from_json(json.dumps(record["plan"])) if record["plan"] and same_config else None,
+        "plan": _plan(record["plan"], topology) if record["plan"] and same_config else None,
         "profile": Profile.from_json(json.dumps(record["profile"])) if record["profile"] else None,
         "outer_state": outer,
         "site_state": state["state"],
@@ -169,14 +191,27 @@ def _require_same_weights(engine: Engine, folder: str | os.PathLike, weights: li
             )
 
 
-def _sites(engine: Engine) -> list[list]:
-    return [[site.name, list(site.ranks)] for site in engine.topology.sites]
+def _plan(said: dict, topology: Topology) -> Plan:
+    return Plan.from_json(json.dumps(said)).for_members(Members.of(topology))
 
 
-def _listing(sites: list[list]) -> str:
-    return ", ".join(
-        f"{name} (rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))})" for name, ranks in sites
-    )
+def _refuse_former(path: Path, there: list[Path]) -> None:
+    """What was saved before files were named by site and place is not taken for nothing."""
+    former = next((one.name for one in there if _FORMER_RECORD.fullmatch(one.name)), None)
+    if former is not None:
+        raise ValueError(
+            f"{former} is of an earlier geo_accel, which named files by rank; this one reads {path.name}. "
+            f"{_afresh(path.parent)}"
+        )
+
+
+def _sites(topology: Topology) -> dict[str, int]:
+    """How many ranks each has; in which order they come is no matter."""
+    return {site.name: len(site.ranks) for site in topology.sites}
+
+
+def _listing(sites: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({ranks} rank{'s' if ranks > 1 else ''})" for name, ranks in sites.items())
 
 
 def _afresh(target: Path) -> str:
@@ -185,6 +220,6 @@ def _afresh(target: Path) -> str:
 
 def _forget_older(target: Path, keep: int, stems: list[str]) -> None:
     for stem in stems:
-        for path in target.glob(f"{stem}.step-*"):
+        for path in target.glob(f"{escape(stem)}.step-*"):
             if not path.name.startswith(f"{stem}.step-{keep}."):
                 path.unlink(missing_ok=True)

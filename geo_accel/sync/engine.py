@@ -80,7 +80,7 @@ class Engine:
         self.masters = masters(self.units, self.topology)
         require_same(control, self.topology, config, self.masters, facts or {}, untrained_checksums(model, self.units))
         self.control = control
-        self._trace = Trace.from_environment(self.topology.rank, self.topology.site.name)
+        self._trace = Trace.from_environment(self.topology.rank, self.topology.own_name)
         self._rounds = Rounds(self.masters, transport, inside, self._trace)
         self._rounds.reset_anchor()
         self._optimizer = getattr(optimizer, "optimizer", optimizer)

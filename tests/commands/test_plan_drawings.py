@@ -82,10 +82,10 @@ def test_without_matplotlib_a_picture_is_refused_before_anything_is_done(refused
 def test_the_trace_has_the_form_of_a_run_s(call, profile, tmp_path):
     found = call("--profile", profile, "--mode", "backward", "--period", 3, "--trace", tmp_path / "plan.trace.json")
     events = json.loads((tmp_path / "plan.trace.json").read_text())["traceEvents"]
-    real = Trace(str(tmp_path), 0, "here")
+    real = Trace(str(tmp_path), 0, "here.0")
     real.add("step", "step 1", 0.0, 1.0)
     real.save()
-    ours = json.loads((tmp_path / "rank-0.trace.json").read_text())["traceEvents"]
+    ours = json.loads((tmp_path / "here.0.trace.json").read_text())["traceEvents"]
     assert [event.keys() for event in events[:2]] == [event.keys() for event in ours]
     spans = [event for event in events if event["ph"] == "X"]
     assert all(event["tid"] == event["cat"] and event["ts"] >= 0 and event["dur"] >= 0 for event in spans)

@@ -84,7 +84,7 @@ def test_every_unit_starts_in_any_period_of_mode_backward(tmp_path):
     arguments = ["--config", config(mode="backward", schedule="equal", period=4), "--steps", "21"]
     arguments += ["--accumulate", "2", "--examples", "52"]
     train(tmp_path, {"run": arguments}, environ={"GEO_ACCEL_TRACE": str(tmp_path / "trace")})
-    trace = tmp_path / "trace" / "rank-0.trace.json"
+    trace = tmp_path / "trace" / "site0.0.trace.json"
     assert windows_without([trace], period=4, steps=21, begin=2) == []
     tracks = {event.get("cat") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"step", "forward", "backward", "update", "transfer"} <= tracks

@@ -39,7 +39,7 @@ def test_every_geosync_has_a_folder_and_every_site_its_files(runs):
     assert names == {
         f"{folder}/{name}"
         for folder in ("geo_accel", "geo_accel_1")
-        for name in ("rank-0.json", "rank-1.json", "a.step-3.pt", "b.step-3.pt")
+        for name in ("a.0.json", "b.0.json", "a.step-3.pt", "b.step-3.pt")
     }
 
 

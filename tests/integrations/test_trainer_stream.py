@@ -19,7 +19,7 @@ from geo_accel.integrations.trainer_stream import StreamPosition
     ],
 )
 def test_a_stream_goes_on_in_its_own_pass(tmp_path, events, position):
-    before = StreamPosition(rank=1)
+    before = StreamPosition("oslo.1")
     before.resume(None, 0, 0, sys.maxsize)
     for batches in events:
         if batches is None:
@@ -27,25 +27,25 @@ def test_a_stream_goes_on_in_its_own_pass(tmp_path, events, position):
         else:
             before.took(batches)
     before.save(tmp_path)
-    after = StreamPosition(rank=1)
+    after = StreamPosition("oslo.1")
     assert after.resume(str(tmp_path), 0, 99, sys.maxsize) == position
     after.took(1)
     assert (after.passes, after.batches) == (position[0], position[1] + 1)
 
 
 def test_data_with_a_length_are_trainers_own_business(tmp_path):
-    position = StreamPosition(rank=0)
+    position = StreamPosition("oslo.0")
     assert position.resume(str(tmp_path), 2, 5, 3) == (2, 5)
     position.save(tmp_path)
     assert not list(tmp_path.iterdir())
-    assert StreamPosition(rank=0).resume(None, 0, 0, sys.maxsize) == (0, 0)
+    assert StreamPosition("oslo.0").resume(None, 0, 0, sys.maxsize) == (0, 0)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"passes": "x"}'])
 def test_a_checkpoint_that_does_not_say_is_named(tmp_path, caplog, content):
     if content is not None:
         (tmp_path / "geo_accel").mkdir()
-        (tmp_path / "geo_accel" / "stream-rank-0.json").write_text(content)
+        (tmp_path / "geo_accel" / "oslo.0.stream.json").write_text(content)
     with caplog.at_level(logging.WARNING, "geo_accel"):
-        assert StreamPosition(rank=0).resume(str(tmp_path), 0, 4, sys.maxsize) == (0, 4)
+        assert StreamPosition("oslo.0").resume(str(tmp_path), 0, 4, sys.maxsize) == (0, 4)
     assert "does not say where this rank was in its stream; 4 batches of one pass are skipped" in caplog.text

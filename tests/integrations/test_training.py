@@ -137,4 +137,4 @@ def test_every_unit_starts_in_any_period_over_epochs_and_accumulation(tmp_path, 
     arguments = ["--integration", integration, "--config", config(period=4)]
     arguments += ["--steps", "21", "--accumulate", "2", "--examples", "52"]
     train(tmp_path, {"run": arguments}, environ={"GEO_ACCEL_TRACE": str(tmp_path / "trace")})
-    assert windows_without([tmp_path / "trace" / "rank-0.trace.json"], period=4, steps=21) == []
+    assert windows_without([tmp_path / "trace" / "site0.0.trace.json"], period=4, steps=21) == []

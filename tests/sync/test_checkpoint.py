@@ -3,11 +3,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from geo_accel.plan.averaging import Averaging
+from geo_accel.plan.choose import choose_plan
+from geo_accel.plan.members import Members
+from geo_accel.plan.request import Request
 from geo_accel.sync import checkpoint
 from geo_accel.topology import Site
 from tests.sync.ranks import SITES, on_ranks
@@ -63,8 +68,45 @@ def test_site_files_that_were_exchanged_are_named(saved):
 
 
 def test_ranks_files_that_were_exchanged_are_named(saved):
-    shutil.copy(saved / "geo_accel" / "rank-0.json", saved / "geo_accel" / "rank-2.json")
-    assert "right (rank 2): rank-2.json is rank 0's" in refusal(saved)
+    shutil.copy(saved / "geo_accel" / "left.1.json", saved / "geo_accel" / "right.0.json")
+    assert "right (rank 2): right.0.json is left.1.json, renamed: were files exchanged?" in refusal(saved)
+
+
+def test_ranks_are_known_by_site_and_place_wherever_a_job_counts_them(saved):
+    moved = (Site("right", (0,)), Site("left", (1, 2)))
+    results, engines = load_state(saved, sites=moved)
+    assert [result["optimizer"]["of"] for result in results] == ["right", "left", "left"]
+    assert [engine.restored["outer_state"][0].item() for engine in engines] == [2, 0, 1]
+
+
+def test_a_plan_comes_back_by_the_names_of_its_sites(tmp_path):
+    rule = Averaging(codec="topk", kept=(41, 400))
+    made = choose_plan(Request(mode="stream", period=2, delay=1, codec="fp32"), [("layer", 8)], Members(2))
+
+    def save(engine):
+        engine.plan = replace(made, averaging=rule).for_members(Members.of(engine.topology))
+        checkpoint.save(engine, tmp_path, {}, engine.topology.rank != 1)
+
+    assert on_ranks(save, SITES, 10)[0] == [None] * 3
+    _, engines = load_state(tmp_path, sites=(Site("right", (0,)), Site("left", (1, 2))))
+    for engine in engines:
+        assert engine.restored["plan"].sites == ("right", "left")
+        assert engine.restored["plan"].averaging.kept == (400, 41)
+
+
+def test_a_state_of_a_version_that_named_files_by_rank_is_refused(saved):
+    for path in (saved / "geo_accel").glob("*.json"):
+        path.unlink()
+    for rank in range(3):
+        (saved / "geo_accel" / f"rank-{rank}.json").write_text('{"version": 3}')
+    line = refusal(saved)
+    assert "left (rank 0): rank-0.json is of an earlier geo_accel, which named files by rank" in line
+    assert "start afresh from its weights, move the folder" in line
+
+
+def test_sites_of_other_names_do_not_start_afresh_unasked(saved):
+    line = refusal(saved, sites=(Site("west", (0, 1)), Site("east", (2,))))
+    assert "saved by the sites left (2 ranks), right (1 rank); this run has west (2 ranks), east (1 rank)" in line
 
 
 def test_a_file_of_another_step_is_named(saved, tmp_path_factory):
@@ -74,7 +116,7 @@ def test_a_file_of_another_step_is_named(saved, tmp_path_factory):
     assert "right (rank 2): right.step-10.pt is damaged or of another checkpoint" in refusal(saved)
 
 
-@pytest.mark.parametrize("name", ["rank-1.json", "left.step-10.pt", "rank-2.step-10.outer.safetensors"])
+@pytest.mark.parametrize("name", ["left.1.json", "left.step-10.pt", "right.0.step-10.outer.safetensors"])
 @pytest.mark.parametrize(
     "damage",
     [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[:60] + b"!" + data[61:]],
@@ -84,23 +126,23 @@ def test_a_damaged_file_is_named_on_every_rank(saved, name, damage):
     path = saved / "geo_accel" / name
     path.write_bytes(damage(path.read_bytes()))
     line = refusal(saved)
-    assert name in line and ("right (rank 2)" if "2" in name else "left (rank 1)") in line
+    assert name in line and ("right (rank 2)" if "right" in name else "left (rank 1)") in line
 
 
-@pytest.mark.parametrize("name", ["left.step-10.pt", "rank-0.step-10.outer.safetensors"])
+@pytest.mark.parametrize("name", ["left.step-10.pt", "left.0.step-10.outer.safetensors"])
 def test_a_missing_file_is_named_on_every_rank(saved, name):
     (saved / "geo_accel" / name).unlink()
     assert f"{name} is missing" in refusal(saved)
 
 
 def test_an_unreadable_record_or_one_of_another_version_is_named(saved):
-    path = saved / "geo_accel" / "rank-2.json"
+    path = saved / "geo_accel" / "right.0.json"
     whole = json.loads(path.read_text())
     for change, problem in [
-        ("[]", "rank-2.json is not readable"),
-        (json.dumps(whole | {"version": 2}), "rank-2.json has version 2, this geo_accel reads 3"),
-        (json.dumps(whole | {"step": 11}), "rank-2.json is damaged"),
-        (json.dumps(whole | {"adopted": 3}), "rank-2.json is damaged"),
+        ("[]", "right.0.json is not readable"),
+        (json.dumps(whole | {"version": 2}), "right.0.json has version 2, this geo_accel reads 4"),
+        (json.dumps(whole | {"step": 11}), "right.0.json is damaged"),
+        (json.dumps(whole | {"adopted": 3}), "right.0.json is damaged"),
     ]:
         path.write_text(change)
         line = refusal(saved)
@@ -108,7 +150,7 @@ def test_an_unreadable_record_or_one_of_another_version_is_named(saved):
 
 
 def test_a_state_that_only_some_ranks_have(saved):
-    (saved / "geo_accel" / "rank-2.json").unlink()
+    (saved / "geo_accel" / "right.0.json").unlink()
     line = refusal(saved)
     assert "right (rank 2): None" in line and "start afresh" in line
 
@@ -116,7 +158,7 @@ def test_a_state_that_only_some_ranks_have(saved):
 @pytest.mark.parametrize("sites", [(Site("left", (0,)), Site("right", (1,))), (*SITES, Site("new", (3,)))])
 def test_other_sites_are_told_how_to_start_afresh(saved, sites):
     line = refusal(saved, sites=sites)
-    assert "saved by the sites left (ranks 0, 1), right (rank 2); this run has left" in line
+    assert "saved by the sites left (2 ranks), right (1 rank); this run has left" in line
     assert f"move the folder {saved / 'geo_accel'} away on every machine" in line
     shutil.rmtree(saved / "geo_accel")
     results, engines = load_state(saved, sites=sites)

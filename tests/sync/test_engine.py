@@ -222,7 +222,7 @@ def test_batch_norm_statistics_are_averaged_by_the_flush(records):
 def test_every_unit_starts_in_any_period_of_consecutive_steps(records):
     """Over random plans, skipped steps, flushes, saves and restarts from checkpoints."""
     for life in records["lives"][0]["lives"]:
-        traces = [Path(life["folder"]) / f"trace-{i}" / "rank-0.trace.json" for i in range(len(life["steps"]))]
+        traces = [Path(life["folder"]) / f"trace-{i}" / "site0.0.trace.json" for i in range(len(life["steps"]))]
         assert windows_without(traces, life["period"], sum(life["steps"]), life["begin"]) == []
 
 
