@@ -227,7 +227,7 @@ def connect(config: ConfigSource) -> Session | None:
 
 
 _JOINED: list[Session] = []
-"""The session of this process as one of a site that is a job of its own, once it is in: a job joins one run."""
+"""The last session of this process as one of a site that is a job of its own, once it is in: a job joins one run."""
 
 
 def already_joined() -> Session | None:
@@ -242,23 +242,24 @@ def _join(settings: GeoConfig, invitation: Invitation) -> Session:
             f"sites = {settings.sites} splits one job into sites; where each site is a job of its own "
             f"({MEET_VARIABLE} or meet.at) leave it out."
         )
-    if _JOINED:
-        before = _JOINED[0]
-        if before.transport.users:
-            raise ValueError("a second GeoSync at the same time is not supported where sites are jobs of their own.")
+    before = already_joined()
+    if before is not None and not before.transport.users:
         return replace(before, config=settings)
-    joined = join(invitation, deadline_of(settings), os.environ)
+    deadline_s = deadline_of(settings)
+    joined = before.joined if before is not None else join(invitation, deadline_s, os.environ)
+    assert joined is not None  # such sessions have it
+    connections = joined.connect(deadline_s)
     session = Session(
         config=settings,
         topology=joined.topology,
-        control=joined.control,
-        transport=joined.transport,
-        inside=joined.inside,
+        control=connections.control,
+        transport=connections.transport,
+        inside=connections.inside,
         site_group=dist.group.WORLD if dist.is_available() and dist.is_initialized() else None,
         machines=joined.machines,
         joined=joined,
     )
-    _JOINED.append(session)
+    _JOINED[:] = [session]
     return session
 
 

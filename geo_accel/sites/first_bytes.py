@@ -32,7 +32,7 @@ class FirstBytes:
 
     whom: For
     number: int = 0
-    """Of a process inside its site, or of a line to be relayed."""
+    """`number_of` a process inside its site, or of a line to be relayed."""
     token: bytes = bytes(16)
     """Of a pair that is relayed."""
     side: int = 0
@@ -48,6 +48,11 @@ class FirstBytes:
         if magic != _MAGIC or whom not in set(For) or side > 1:
             return None
         return cls(whom=For(whom), number=number, token=token, side=side)
+
+
+def number_of(place: int, channel: int) -> int:
+    """Where connections for a process's `channel` arrive, behind the port of its site; `place` is its rank there."""
+    return channel << 16 | place
 
 
 def relay_token(secret: str, low: int, high: int) -> bytes:

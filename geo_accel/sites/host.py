@@ -99,6 +99,11 @@ class Host:
             self._strangers[secured] = thread
             thread.start()
 
+    def wait_until_left(self, timeout_s: float) -> None:
+        """Returns once no member is there any more, after `timeout_s` seconds at the latest."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._members, timeout_s)
+
     def close(self) -> None:
         """Ends all talks."""
         with self._changed:
@@ -138,6 +143,7 @@ class Host:
             with self._changed:
                 self._strangers.pop(connection, None)
                 self._members.pop(connection, None)
+                self._changed.notify_all()
 
     def _prove(self, connection: ssl.SSLSocket, where: str) -> Shown | None:
         """Who is at the other end; None for somebody whose certificate does not count any more."""

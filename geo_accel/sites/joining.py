@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """How a job becomes one site of a run: it finds the meeting point, learns who else is in, and opens its lines."""
 
+import atexit
 import os
 import secrets
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from geo_accel.sites.credentials import Credentials, read_credentials
+from geo_accel.sites.first_bytes import number_of
 from geo_accel.sites.host import Host
 from geo_accel.sites.inside import InsideSite, job_group, told_by_first
 from geo_accel.sites.invitation import Invitation
@@ -18,26 +20,77 @@ from geo_accel.sites.meeting import AT_MEETING, Arrival
 from geo_accel.sites.port import Arrivals, Port
 from geo_accel.sites.visit import Visit
 from geo_accel.sites.ways import RosterWays, topology_of
-from geo_accel.topology import SITE_VARIABLE, Topology, machine_label
+from geo_accel.topology import SITE_VARIABLE, machine_label
 from geo_accel.transport.base import Transport
 from geo_accel.transport.links.links import LinksTransport
 from geo_accel.transport.store import ControlPlane
 
+_LINGER_S = 30.0
+"""So long the process that holds the meeting point stays at its end for others who have not left."""
+
 
 @dataclass(slots=True, kw_only=True)
-class Joined:
-    """One process of a site that is in."""
+class Connections:
+    """What one engine talks over, apart from all others'."""
 
-    topology: Topology
-    machines: tuple[str, ...]
-    """By rank."""
     control: ControlPlane
     transport: Transport
     inside: InsideSite
-    visit: Visit
-    """While it lasts the site is in."""
-    port: Port | None
-    """What this process listens at for its site."""
+
+
+class Joined:
+    """One process of a site that is in."""
+
+    def __init__(
+        self,
+        visit: Visit,
+        site: str,
+        place: int,
+        credentials: Credentials,
+        door: str | None,
+        port: Port | None,
+        host: Host | None,
+    ) -> None:
+        """`place` is this process's rank in its site, `door` where it takes its connections, if anywhere; `port` what
+        this process listens at for its site, and `host` for all."""
+        self.topology = topology_of(visit.roster, site, place)
+        self.machines = tuple(f"{one.name}/{machine}" for one in visit.roster.members for machine in one.machines)
+        """By rank."""
+        self._visit, self._port, self._host = visit, port, host
+        self._place, self._credentials, self._door = place, credentials, door
+        self._channels = 0
+        self._opened: list[Transport] = []
+        atexit.register(self._leave)
+
+    def connect(self, deadline_s: float) -> Connections:
+        """Lines to all peers, and what else an engine needs. Collective over all sites.
+
+        Every call opens others than before. `deadline_s` bounds connecting, and later how long a peer may show no
+        progress (seconds). Raises SiteLostError for sites that cannot be reached.
+        """
+        topology, visit, channel = self.topology, self._visit, self._channels
+        self._channels += 1
+        # Each has a group of its own: two threads that used one would hear each other's messages.
+        inside = InsideSite(topology, job_group(deadline_s))
+        arrivals = Arrivals(self._door, number_of(self._place, channel))
+        ways = RosterWays(visit.roster, topology, self._credentials, arrivals, visit.address, channel)
+        control = ControlPlane(topology.rank, topology.world_size, deadline_s, visit.shelf)
+        control.name_of = lambda rank: f"{topology.site_of(rank).name} (rank {rank})"
+        transport = LinksTransport(topology, deadline_s, ways)
+        self._opened.append(transport)
+        return Connections(control=control, transport=transport, inside=inside)
+
+    def _leave(self) -> None:
+        """The process ends. Who holds the meeting point stays until the others have left it, for a while."""
+        for transport in self._opened:
+            transport.close()
+        self._visit.close()
+        if self._host is not None:
+            # What it keeps may be what another site has yet to hear.
+            self._host.wait_until_left(_LINGER_S)
+            self._host.close()
+        if self._port is not None:
+            self._port.close()
 
 
 def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) -> Joined:
@@ -55,7 +108,6 @@ def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) 
         raise ValueError(told["error"])
     credentials = opened.get("credentials") or read_credentials(invitation.keys)
     site = site_name(credentials, environ)
-    at = ("127.0.0.1" if place == 0 else environ.get("MASTER_ADDR", "127.0.0.1"), told["number"])
     # A door is on one machine. Processes of the site on others are not dialled: they dial, or meet at a relay.
     door = told["door"] if told["door"] and os.path.exists(told["door"]) else None
     arrival = Arrival(
@@ -67,20 +119,12 @@ def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) 
         address=told["address"] if door else None,
         expect=invitation.expect,
     )
-    visit = Visit(at if invitation.hosts else invitation.at, credentials, arrival, deadline_s)
-    topology = topology_of(visit.roster, site, place)
-    ways = RosterWays(visit.roster, topology, credentials, Arrivals(door, place), visit.address)
-    control = ControlPlane(topology.rank, topology.world_size, deadline_s, visit.shelf)
-    control.name_of = lambda rank: f"{topology.site_of(rank).name} (rank {rank})"
-    return Joined(
-        topology=topology,
-        machines=tuple(f"{member.name}/{one}" for member in visit.roster.members for one in member.machines),
-        control=control,
-        transport=LinksTransport(topology, deadline_s, ways),
-        inside=InsideSite(topology, group),
-        visit=visit,
-        port=opened.get("port"),
-    )
+    at = invitation.at
+    if invitation.hosts:
+        here = environ.get("MASTER_ADDR", "127.0.0.1") if place else "127.0.0.1"
+        at = (invitation.at[0] or here, told["number"])
+    visit = Visit(at, credentials, arrival, deadline_s)
+    return Joined(visit, site, place, credentials, door, opened.get("port"), opened.get("host"))
 
 
 def site_name(credentials: Credentials, environ: Mapping[str, str]) -> str:
@@ -101,7 +145,8 @@ def _open(invitation: Invitation, environ: Mapping[str, str], opened: dict[str, 
     number, address, listens = invitation.at[1], None, None
     host = None
     if invitation.hosts:
-        host, listens, address = Host(credentials, invitation.expect, _say), invitation.at, AT_MEETING
+        host = opened["host"] = Host(credentials, invitation.expect, _say)
+        listens, address = invitation.at, AT_MEETING
     elif invitation.listen is not None:
         # Others dial what is named; here all interfaces are listened at, since a name may be that of a gateway.
         listens, address = ("", invitation.listen[1]), _text(*invitation.listen)

@@ -24,7 +24,7 @@ from geo_accel.sites.relay import Relays
 
 logger = logging.getLogger("geo_accel")
 
-_PLACE = struct.Struct("!I")
+_NUMBER = struct.Struct("!I")
 _MOST_STRANGERS = 256
 """Connections that have not said for whom they are; the oldest makes way."""
 _STRANGER_S = 10.0
@@ -157,7 +157,7 @@ class Port:
         process, _ = self._doors.accept()
         process.settimeout(1.0)
         try:
-            (place,) = _PLACE.unpack(process.recv(_PLACE.size, socket.MSG_WAITALL))
+            (place,) = _NUMBER.unpack(process.recv(_NUMBER.size, socket.MSG_WAITALL))
         except (OSError, struct.error):
             process.close()
             return
@@ -216,12 +216,12 @@ def _short_folder() -> Path:
 class Arrivals:
     """What a process of the site takes from its port; without a port nothing arrives."""
 
-    def __init__(self, door: str | os.PathLike | None, place: int) -> None:
-        """`place` is its rank inside the site."""
+    def __init__(self, door: str | os.PathLike | None, number: int) -> None:
+        """`number` is what connections for it name: see `first_bytes.number_of`."""
         self._door, self._far = socket.socketpair() if door is None else (socket.socket(socket.AF_UNIX), None)
         if door is not None:
             self._door.connect(str(door))
-            self._door.sendall(_PLACE.pack(place))
+            self._door.sendall(_NUMBER.pack(number))
         self._door.setblocking(False)
 
     def fileno(self) -> int:

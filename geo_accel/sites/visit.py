@@ -38,6 +38,7 @@ class Visit:
         """Where this process reaches the meeting point."""
         self._credentials = credentials
         self._connection: ssl.SSLSocket | None = None
+        self._shelves: list[MeetShelf] = []
         missing = [f"the meeting point at {_text(address)}"]
         start = time.monotonic()
         with Waiting(deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
@@ -90,10 +91,14 @@ class Visit:
 
     def shelf(self, prefix: str) -> "MeetShelf":
         """The run's shelf, for keys that begin with `prefix`, over a connection of its own. For one thread."""
-        return MeetShelf(lambda: _dial(self.address, self._credentials), self.roster.run, self.point, prefix)
+        shelf = MeetShelf(lambda: _dial(self.address, self._credentials), self.roster.run, self.point, prefix)
+        self._shelves.append(shelf)
+        return shelf
 
     def close(self) -> None:
-        """Leaves."""
+        """Leaves, with all shelves that it was asked for."""
+        for shelf in self._shelves:
+            shelf.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 
 from geo_accel.sites.credentials import Credentials, Shown
-from geo_accel.sites.first_bytes import FirstBytes, For, relay_token
+from geo_accel.sites.first_bytes import FirstBytes, For, number_of, relay_token
 from geo_accel.sites.invitation import Address
 from geo_accel.sites.meeting import AT_MEETING, Member, Roster
 from geo_accel.sites.port import Arrivals
@@ -30,12 +30,19 @@ class RosterWays:
     """One rank's ways to all others."""
 
     def __init__(
-        self, roster: Roster, topology: Topology, credentials: Credentials, arrivals: Arrivals, relay: Address
+        self,
+        roster: Roster,
+        topology: Topology,
+        credentials: Credentials,
+        arrivals: Arrivals,
+        relay: Address,
+        channel: int = 0,
     ) -> None:
-        """`arrivals` are its port's. At `relay`, the meeting point, those meet who cannot dial each other."""
+        """`arrivals` are its port's. At `relay`, the meeting point, those meet who cannot dial each other.
+        Of several transports between the same ranks each has a `channel` of its own."""
         self._roster, self._topology, self._arrivals = roster, topology, arrivals
         self.client, self.server = credentials.client(), credentials.server()
-        self._relay = relay
+        self._relay, self._channel = relay, channel
         self._addresses: dict[Address, Iterator[tuple]] = {}
 
     def hello(self, peer: int, line: int) -> Hello:
@@ -57,7 +64,8 @@ class RosterWays:
         dialled = next((one for one in (low, high) if self._address(one) is not None), None)
         if dialled is None:
             token = relay_token(self._roster.secret, low, high)
-            first = FirstBytes(whom=For.RELAY, number=line, token=token, side=int(me == high))
+            number = number_of(line, self._channel)
+            first = FirstBytes(whom=For.RELAY, number=number, token=token, side=int(me == high))
             return Route(self._next(self._relay), first.to_bytes(), answers=me == low)
         if dialled == me:
             return None
@@ -65,8 +73,8 @@ class RosterWays:
         assert text is not None
         host, _, number = text.rpartition(":")
         address = self._relay if text == AT_MEETING else (host.strip("[]"), int(number))
-        place = self._topology.site_of(peer).ranks.index(peer)
-        return Route(self._next(address), FirstBytes(whom=For.PROCESS, number=place).to_bytes())
+        number = number_of(self._topology.site_of(peer).ranks.index(peer), self._channel)
+        return Route(self._next(address), FirstBytes(whom=For.PROCESS, number=number).to_bytes())
 
     def problem_with(self, connection: ssl.SSLSocket, peer: int) -> str | None:
         shown, member = Shown.by(connection), self._member(peer)
