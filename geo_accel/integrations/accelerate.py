@@ -13,12 +13,7 @@ from torch import nn
 
 from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
 from geo_accel.integrations.data import deal_over_sites, is_shuffled, sample_order_is_agreed
-from geo_accel.integrations.gradients import (
-    bare_model,
-    keep_gradients_in_site,
-    refuse_what_else_crosses,
-    require_wrapped,
-)
+from geo_accel.integrations.gradients import bare_model, require_wrapped
 from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, require_everybody
 from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
 from geo_accel.integrations.survivor import SurvivedError, save_survivor
@@ -209,6 +204,8 @@ class AccelerateTraining:
         )
         require_wrapped(model, session)
         if session.one_world:
+            from geo_accel.integrations.one_world.gradients import keep_gradients_in_site
+
             keep_gradients_in_site(model, session)
         self._begun = False
         self.engine = session.engine(
@@ -221,6 +218,8 @@ class AccelerateTraining:
 
     def stepped(self) -> bool:
         if not self._begun and self.session.one_world:
+            from geo_accel.integrations.one_world.gradients import refuse_what_else_crosses
+
             refuse_what_else_crosses(self._accelerator, self.session.topology)
         self._begun = True
         return self._accelerator.sync_gradients

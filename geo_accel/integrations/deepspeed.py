@@ -2,6 +2,7 @@
 """DeepSpeed: its collectives stay in the site, and rounds act on the fp32 masters of every ZeRO stage."""
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,13 +55,16 @@ def keep_deepspeed_in_site(config: ConfigSource = None) -> Session | None:
     joined = already_joined()
     if joined is not None:
         return joined if config is None else connect(config)
-    backend = seam.installed()
-    if backend is not None:
-        return backend.session if config is None else _with_config(backend.session, load_config(config))
+    # Only where it was imported can it have been installed.
+    backend = sys.modules.get("geo_accel.integrations.one_world.deepspeed_backend")
+    if backend is not None and (installed := backend.installed()) is not None:
+        return installed.session if config is None else _with_config(installed.session, load_config(config))
     seam.require_version()
     session = connect(config)
     if session is not None and session.one_world:
-        seam.install(seam.GeoBackend(session))
+        from geo_accel.integrations.one_world.deepspeed_backend import GeoBackend, install
+
+        install(GeoBackend(session))
     return session
 
 

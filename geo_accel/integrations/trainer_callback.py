@@ -14,13 +14,7 @@ from transformers.trainer_utils import SaveStrategy, get_last_checkpoint, has_le
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import sample_order_is_agreed
-from geo_accel.integrations.gradients import (
-    bare_model,
-    keep_gradients_in_site,
-    refuse_what_else_crosses,
-    require_wrapped,
-)
-from geo_accel.integrations.metrics_seam import metrics_in_site
+from geo_accel.integrations.gradients import bare_model, require_wrapped
 from geo_accel.integrations.session import Session, is_deepspeed
 from geo_accel.integrations.trainer_decisions import SAVE, Decisions, Epochs
 from geo_accel.integrations.trainer_saving import Saving
@@ -93,6 +87,8 @@ class GeoCallback(TrainerCallback):
             assert trainer.model is not None
             require_wrapped(trainer.model_wrapped, session)
             if session.one_world:
+                from geo_accel.integrations.one_world.gradients import keep_gradients_in_site, refuse_what_else_crosses
+
                 keep_gradients_in_site(trainer.model_wrapped, session)
                 refuse_what_else_crosses(trainer.accelerator, session.topology)
             engine = session.engine(
@@ -258,13 +254,7 @@ class GeoCallback(TrainerCallback):
             self._ignore_keys = ignore_keys_for_eval
             try:
                 with contextlib.ExitStack() as in_site:
-                    if self._session.one_world:
-                        group = self._session.site_group
-                        assert group is not None  # one job over sites has process groups
-                        in_site.enter_context(
-                            seam.training_collectives_in_site(group, lambda: self.engine is not None)
-                        )
-                        in_site.enter_context(metrics_in_site(self._trainer, group))
+                    self._keep_in_site(in_site)
                     return train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
             except SiteLostError as error:
                 raise SiteLostError(f"{error} {self._saving.save_survivor()}") from error
@@ -276,6 +266,18 @@ class GeoCallback(TrainerCallback):
                     self._saving.close()
 
         return wrapped
+
+    def _keep_in_site(self, stack: contextlib.ExitStack) -> None:
+        """Where one job spans the sites: what Trainer and trl gather in training, until the stack ends."""
+        if not self._session.one_world:
+            return
+        from geo_accel.integrations.one_world.metrics_seam import metrics_in_site
+        from geo_accel.integrations.one_world.trainer_seam import training_collectives_in_site
+
+        group = self._session.site_group
+        assert group is not None  # such a job has process groups
+        stack.enter_context(training_collectives_in_site(group, lambda: self.engine is not None))
+        stack.enter_context(metrics_in_site(self._trainer, group))
 
     def with_metrics(self, log: Callable) -> Callable:
         """`log` with the engine's scalars added to training logs."""

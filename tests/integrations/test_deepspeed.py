@@ -27,6 +27,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from geo_accel.integrations import deepspeed_seam as seam  # noqa: E402
 from geo_accel.integrations.deepspeed import make_engine  # noqa: E402
+from geo_accel.integrations.one_world import deepspeed_backend as backend  # noqa: E402
 
 # Whole units, so that every way of holding the masters sends the same values in the same rounds.
 CONFIG = json.dumps(
@@ -230,13 +231,13 @@ def test_every_call_of_deepspeeds_backend_that_takes_a_group_is_known():
     methods = {node.name: [arg.arg for arg in node.args.args][1:] for node in written.body if hasattr(node, "args")}
     found = {name: arguments for name, arguments in methods.items() if "group" in arguments}
     asking = {"get_rank", "get_world_size", "get_backend", "get_global_rank", "destroy_process_group"}
-    assert set(found) - asking == {*seam.GROUP_AT, *seam.PEER_AT, "inference_all_reduce"}
-    assert {name: found[name].index("group") for name in seam.GROUP_AT} == seam.GROUP_AT
-    for name, (root, place) in seam.ROOT_AT.items():
+    assert set(found) - asking == {*backend.GROUP_AT, *backend.PEER_AT, "inference_all_reduce"}
+    assert {name: found[name].index("group") for name in backend.GROUP_AT} == backend.GROUP_AT
+    for name, (root, place) in backend.ROOT_AT.items():
         assert found[name].index(root) == place
-    rooted = {name for name in seam.GROUP_AT if {"src", "dst"} & set(found[name])}
-    assert rooted == set(seam.ROOT_AT)
-    assert all(found[name].index(peer) == 1 for name, peer in seam.PEER_AT.items())
+    rooted = {name for name in backend.GROUP_AT if {"src", "dst"} & set(found[name])}
+    assert rooted == set(backend.ROOT_AT)
+    assert all(found[name].index(peer) == 1 for name, peer in backend.PEER_AT.items())
 
 
 @pytest.mark.parametrize("version", ["0.19.7", "0.20.0", "1.0"])

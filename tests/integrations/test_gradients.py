@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from geo_accel.integrations.gradients import bare_model, keep_gradients_in_site, refuse_what_else_crosses
+from geo_accel.integrations.gradients import bare_model
+from geo_accel.integrations.one_world.gradients import keep_gradients_in_site, refuse_what_else_crosses
 from geo_accel.topology import Site, Topology
 from tests.workers.launch import run_workers
 

@@ -48,6 +48,13 @@ def test_all_ranks_end_with_the_same_bits(ways, name):
     assert ways[1][name].is_agreed()
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_nothing_of_what_one_job_over_sites_needs_is_loaded(ways, name):
+    one, jobs = ways
+    assert [record["of_one_world"] for record in jobs[name].records] == [[]] * len(jobs[name].records)
+    assert all(record["of_one_world"] for record in one[name].records)
+
+
 def test_resumed_is_bit_identical_to_uninterrupted(tmp_path):
     config = json.dumps({"sync": {"period": 4, "delay": 2}, "compression": {"codec": "int8"}})
     common = ["--config", config, "--optimizer", "adamw", "--lr", "0.003", "--accumulate", "2", "--clip", "1.0"]

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers import trainer as trainer_module
 
-from geo_accel.integrations import metrics_seam
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
+from geo_accel.integrations.one_world import metrics_seam
+from geo_accel.integrations.one_world.trainer_seam import NAMES, training_collectives_in_site
 from geo_accel.integrations.session import DEFAULT_DEADLINE_S
-from geo_accel.integrations.trainer_seam import NAMES, training_collectives_in_site
 
 
 @pytest.mark.parametrize("name", NAMES)

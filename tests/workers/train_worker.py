@@ -90,6 +90,7 @@ def run(arguments: list[str]) -> int:
     train = {"accelerate": run_accelerate, "trainer": run_trainer}[options.integration]
     if code := exit_code(lambda: train(options, model, record)):
         return code
+    record["of_one_world"] = sorted(name for name in sys.modules if ".one_world." in name)
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
     save_file(state_of(model, options), options.out / f"rank-{rank}.safetensors")
     return 0

@@ -23,7 +23,8 @@ from accelerate import Accelerator
 from accelerate.utils import recursively_apply
 from transformers import Trainer
 
-from geo_accel.integrations.trainer_seam import gathered, replacing
+from geo_accel.integrations.one_world.trainer_seam import gathered
+from geo_accel.integrations.trainer_seam import replacing
 
 logger = logging.getLogger("geo_accel")
 
