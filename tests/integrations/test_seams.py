@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_ddp_still_has_the_attributes_that_it_is_rebuilt_from():
 def test_a_loader_that_reads_for_everyone_is_refused():
     loader = DataLoaderDispatcher.__new__(DataLoaderDispatcher)
     with pytest.raises(ValueError, match="dispatch_batches=False"):
-        sample_order_is_agreed(loader)
+        sample_order_is_agreed(loader, SimpleNamespace(one_world=True))
 
 
 def test_private_data_needs_a_prepared_loader():
