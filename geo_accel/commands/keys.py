@@ -110,7 +110,7 @@ def _print_table(title: str, rows: list[dict]) -> None:
     for row in rows:
         left = row["days_left"]
         style = "dim" if row["removed"] else "red" if left < 0 else "yellow" if left < SOON_DAYS else ""
-        days = "ended" if left < 0 else f"{left:.1f}" if left < SOON_DAYS else f"{left:.0f}"
+        days = "ended" if left < 0 else f"{left:.1f}" if left < SOON_DAYS else str(int(left))
         table.add_row(row["site"], row["until"][:10], days, "yes" if row["removed"] else "", style=style)
     console = Console(highlight=False, markup=False)
     console.print(table)

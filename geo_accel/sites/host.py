@@ -221,7 +221,7 @@ class Host:
         """`is_gone`: whether who asks does not wait for the answer any more."""
         try:
             what, keys, text, wait_s = _read_ask(asked)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return {"refused": "what was asked of the shelf is not of this version of geo_accel"}
         with self._changed:
             if what == "set":
@@ -259,8 +259,8 @@ def _read_ask(asked: dict[str, Any]) -> tuple[str, list[str], str, float]:
     """What is to be done with which keys, a text, seconds. Raises ValueError, TypeError or KeyError for others."""
     what, keys = asked["do"], asked["keys"]
     text, wait_s = asked.get("text", ""), float(asked.get("wait_s", 0.0))
-    texts = [what, text, *keys]
-    if what not in ("set", "delete", "has", "get") or not keys or any(type(one) is not str for one in texts):
+    is_list = type(keys) is list and keys and all(type(one) is str for one in [what, text, *keys])
+    if not is_list or what not in ("set", "delete", "has", "get"):
         raise ValueError("not asked as a shelf is")
     return what, keys, text, min(max(wait_s, 0.0), _LONGEST_WAIT_S)
 

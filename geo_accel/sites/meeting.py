@@ -125,7 +125,7 @@ class Roster:
                 members=members,
                 secret=str(content["secret"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the meeting point said what is no list of sites ({error})") from error
 
 

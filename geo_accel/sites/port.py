@@ -187,15 +187,17 @@ class Port:
 
 def _listen(host: str, number: int) -> socket.socket:
     where = f"{host or 'all interfaces'}, port {number}"
+    if not 0 <= number < 65536:
+        raise ValueError(f"cannot listen at {where}: ports are numbers up to 65535.")
     try:
         # Both families where the machine has them: names of sites may resolve to either.
         dual = not host and socket.has_dualstack_ipv6()
         found = socket.getaddrinfo(host or "0.0.0.0", number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family = socket.AF_INET6 if dual else found[0][0]
         return socket.create_server((host, number), family=family, backlog=512, dualstack_ipv6=dual)
-    except (OSError, OverflowError) as error:
-        number_of = 0 if isinstance(error, OverflowError | socket.gaierror) else error.errno or 0
-        reason = os.strerror(number_of) if number_of else getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        number_of = 0 if isinstance(error, socket.gaierror) else error.errno or 0
+        reason = os.strerror(number_of) if number_of else error.strerror or str(error)
         advice = {
             errno.EADDRINUSE: "another program, or another run, listens there: choose another port",
             errno.EACCES: "ports below 1024 are the system's: choose another",
