@@ -10,7 +10,6 @@ accelerator, and next to no network: weights do not pass through it, unless two 
 
 import argparse
 import contextlib
-import re
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -21,13 +20,13 @@ from rich.status import Status
 from geo_accel.commands.arguments import count
 from geo_accel.sites.credentials import read_credentials
 from geo_accel.sites.host import Host
+from geo_accel.sites.invitation import Address, address_of
 from geo_accel.sites.port import Port
 
 NAME = "meet"
 SUMMARY = "be the meeting point of a run's sites"
 
 _LOOK_S = 0.25
-_PLACE = re.compile(r"(?:(\[[^\[\]]+\]|[^:\s]+):)?([0-9]{1,5})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,10 +119,11 @@ def _stop_on_signals() -> Generator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _place(text: str) -> tuple[str, int]:
+def _place(text: str) -> Address:
     """Host, "" for all addresses, and port."""
-    found = _PLACE.fullmatch(text)
-    number = int(found[2]) if found else 0
-    if found is None or not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a port from 1 to 65535, as in 29400 or host:29400")
-    return (found[1] or "").strip("[]"), number
+    try:
+        return address_of(text, "", "", may_lack_host=True)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} given; allowed: a port from 1 to 65535, as in 29400 or host:29400"
+        ) from None

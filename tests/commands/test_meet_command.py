@@ -111,7 +111,7 @@ def test_keys_that_cannot_be_used(keys, capsys):
         assert said.count("\n") == 1 and words in said
 
 
-@pytest.mark.parametrize("place", ["", "0", "65536", "host", "host:", "a b:1", "::1:29400", ":29400", "-1", "1e3"])
+@pytest.mark.parametrize("place", ["", "0", "65536", "host", "host:", "a b:1", "::1:29400", "-1", "1e3"])
 def test_places_that_are_none(capsys, place):
     with pytest.raises(SystemExit) as ended:
         main(["meet", f"--listen={place}", "--keys", "k"])

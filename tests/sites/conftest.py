@@ -8,12 +8,11 @@ import pytest
 from geo_accel.sites import authority
 from geo_accel.sites.credentials import Credentials, read_credentials
 
-pytest.importorskip("cryptography")
-
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory) -> Path:
     """An authority with the sites a, b and c. Not to be changed."""
+    pytest.importorskip("cryptography")
     folder = tmp_path_factory.mktemp("keys") / "keys"
     authority.init(folder)
     for site in "abc":
@@ -29,6 +28,7 @@ def credentials_of(keys) -> Callable[[str], Credentials]:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """An authority of the test's own, with the sites a and b."""
+    pytest.importorskip("cryptography")
     authority.init(tmp_path / "own")
     for site in "ab":
         authority.add(tmp_path / "own", site)
