@@ -24,6 +24,7 @@ from rich.table import Table
 
 from geo_accel.commands.arguments import numbers
 from geo_accel.lab import Lab, LabResult, LabUnavailable, make_rate_changes, make_sites
+from geo_accel.lab.changes import State
 from geo_accel.lab.output import LineSplitter
 
 NAME = "lab"
@@ -83,13 +84,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-shaping", action="store_true", help="run the sites on loopback, without namespaces and without limits"
     )
     parser.add_argument(
+        "--nat",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="a site, by name or number, that can dial the others but cannot be dialled; may be repeated",
+    )
+    parser.add_argument(
         "--change",
         type=_change,
         action="append",
         default=[],
         metavar="WHEN=R[,R...]",
         help="change what sites may send to R Mbit/s: WHEN is seconds after the start, as in 20s=30, or a text, as in "
-        "'step 30'=30, that a line of output contains; may be repeated",
+        "'step 30'=30, that a line of output contains; instead of R, 'cut 10s' cuts the line for so long, cut until "
+        "another change restores it, up leaves its rate as it is; may be repeated",
     )
     parser.add_argument(
         "--grace-s",
@@ -115,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         latency_ms=arguments.latency_ms,
         loss_percent=arguments.loss_percent,
         downlink_mbps=arguments.downlink_mbps,
+        nat=arguments.nat,
         shaping=not arguments.no_shaping,
     )
     lab = Lab(
@@ -209,7 +219,7 @@ def _links_table(result: LabResult) -> Table:
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for site in result.sites:
         table.add_row(
-            site.name,
+            f"{site.name} (NAT)" if site.nat else site.name,
             f"{site.wanted_mbps:g}",
             *([f"{site.wanted_downlink_mbps:g}"] if downlinks else []),
             "" if site.measured_mbps is None else f"{site.measured_mbps:.1f}",
@@ -234,10 +244,13 @@ def _summary_table(result: LabResult) -> Table:
     return table
 
 
-def _change(text: str) -> tuple[float | str, list[float]]:
-    # The text to wait for may hold an equals sign itself, as in loss=3; rates never do.
-    when, _, rates = text.rpartition("=")
+def _change(text: str) -> tuple[float | str, list[State]]:
+    # The text to wait for may hold an equals sign itself, as in loss=3; what comes then never does.
+    when, _, states = text.rpartition("=")
     if not when or re.fullmatch(_NUMBER, when):
         raise argparse.ArgumentTypeError(f"{text!r} given; write it as in 20s=30 or 'step 30'=30")
     by_time = re.fullmatch(f"({_NUMBER})s", when)
-    return float(by_time[1]) if by_time else when, _rates(rates)
+    # What is no state of a line is named when the change is made; else it is to be numbers.
+    words = [word.strip() for word in states.split(",")]
+    made = [word if word[:3] in ("up", "cut") else _rates(word)[0] for word in words]
+    return float(by_time[1]) if by_time else when, made

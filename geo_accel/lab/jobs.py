@@ -25,28 +25,30 @@ def refuse_spanning(command: Sequence[str]) -> None:
 def job_environment(site: Site, sites: Sequence[Site], *, port: int, base: Mapping[str, str]) -> dict[str, str]:
     """The environment of one site's job, made from `base`, whose own GEO_ACCEL_* variables win.
 
-    The sites meet at `port` of the first one. Ranks and what else belongs to one job are its launcher's business.
+    The sites meet at `port` of the first one that can be dialled. Ranks are the business of the job's own launcher.
     """
     environment = plain_environment(base)
     # The job's own ranks are on one machine.
     environment["GLOO_SOCKET_IFNAME"] = "lo"
-    first = sites[0]
-    here = f"listen:{port}" if site.bandwidth_mbps is not None else f"listen:{first.address}:{port}"
+    place = next(one for one in sites if not one.nat)
+    here = f"listen:{port}" if site.bandwidth_mbps is not None else f"listen:{place.address}:{port}"
     environment.setdefault("GEO_ACCEL_SITE", site.name)
-    environment.setdefault("GEO_ACCEL_MEET", here if site is first else f"{first.address}:{port}")
+    environment.setdefault("GEO_ACCEL_MEET", here if site is place else f"{place.address}:{port}")
     environment.setdefault("GEO_ACCEL_EXPECT", str(len(sites)))
     return environment
 
 
 @contextlib.contextmanager
-def keys_in(environments: Sequence[dict[str, str]]) -> Generator[None]:
+def keys_in(environments: Sequence[dict[str, str]]) -> Generator[str | None]:
     """Sets GEO_ACCEL_KEYS, where it is not set, to a key file of an authority that lives as long as the block.
+
+    Yields the folder that is to vanish with it, None where no keys were needed.
 
     Raises ValueError where keys cannot be made, as without the package `cryptography`.
     """
     without = [one for one in environments if "GEO_ACCEL_KEYS" not in one]
     if not without:
-        yield
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="geo_accel-lab-keys-") as name:
         folder = Path(name)
@@ -54,4 +56,4 @@ def keys_in(environments: Sequence[dict[str, str]]) -> Generator[None]:
         paths = {site: authority.add(folder, site) for site in {one["GEO_ACCEL_SITE"] for one in without}}
         for one in without:
             one["GEO_ACCEL_KEYS"] = str(paths[one["GEO_ACCEL_SITE"]])
-        yield
+        yield name

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from geo_accel.lab.changes import RateChange, TextWatch, make_rate_changes
+from geo_accel.lab.changes import RateChange, State, TextWatch, make_rate_changes
 from geo_accel.lab.jobs import MEETING_PORT, job_environment, keys_in, refuse_spanning
 from geo_accel.lab.namespaces import LabUnavailable, unshare_command
 from geo_accel.lab.pipes import pipe
@@ -41,7 +42,8 @@ def run_sites(
     ranks_per_site: int = 1,
     jobs: bool = False,
     shaping: bool = True,
-    rate_changes: Sequence[tuple[float | str, float | Sequence[float]]] = (),
+    nat: Sequence[int | str] = (),
+    rate_changes: Sequence[tuple[float | str, State | Sequence[State]]] = (),
     verify: bool = True,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike | None = None,
@@ -60,9 +62,11 @@ def run_sites(
         jobs: each site's command is a job of its own: no variable of a launcher is set, but GEO_ACCEL_SITE, _MEET,
             _EXPECT and _KEYS, a key file made for the run, so that the jobs find and trust each other.
         shaping: False runs the sites on loopback, without namespaces or limits.
+        nat: the sites, by name or number, that can dial the others over TCP, but cannot be dialled.
         rate_changes: (when, bandwidth_mbps) pairs, which hold from then on: a number is seconds after the start of the
             commands, a text waits for the first line of any site's output that contains it. Each happens once.
-            Downlinks stay as they are.
+            Downlinks stay as they are. In place of a rate "cut 10s" cuts a site's line, both ways, for so many
+            seconds, "cut" until "up" or a rate restores it; "up" leaves the rate as it is.
         verify: measure the links before the run (two to five seconds) and refuse if they are not as wanted.
         env: the environment the sites' own variables are added to; this process's by default.
         grace_s: time the others have to stop by themselves when one site has failed; then SIGTERM, then SIGKILL.
@@ -78,6 +82,7 @@ def run_sites(
         latency_ms=latency_ms,
         loss_percent=loss_percent,
         downlink_mbps=downlink_mbps,
+        nat=nat,
         shaping=shaping,
     )
     lab = Lab(
@@ -132,7 +137,7 @@ class Lab:
                 for site in sites
             ]
         self.environments = environments
-        self.task = {
+        self.task: dict[str, Any] = {
             "sites": [asdict(site) for site in sites],
             "shaping": self.shaping,
             "rate_changes": [asdict(change) for change in self.rate_changes],
@@ -140,6 +145,7 @@ class Lab:
             "grace_s": grace_s,
             "cwd": self.folder,
             "own_memory": jobs,
+            "scratch": None,
             "commands": [site_command(command, site, sites) for site in sites],
             "environments": environments,
         }
@@ -150,6 +156,7 @@ class Lab:
                     wanted_mbps=site.bandwidth_mbps,
                     wanted_downlink_mbps=site.downlink_mbps,
                     wanted_latency_ms=site.latency_ms,
+                    nat=site.nat,
                 )
                 for site in sites
             ],
@@ -189,7 +196,7 @@ class Lab:
             return self.result
         with contextlib.ExitStack() as stack:
             if self.jobs:
-                stack.enter_context(keys_in(self.environments))
+                self.task["scratch"] = stack.enter_context(keys_in(self.environments))
             return self._run(timeout_s, on_output, on_started, on_tick)
 
     def _run(
@@ -324,6 +331,8 @@ class Lab:
             change = self.rate_changes[event["index"]]
             result.rate_changes[event["index"]].at_s = event["at_s"]
             result.notes.append(f"from {event['at_s']:.1f} s on: {change.rates} ({change.moment})")
+        elif kind == "restored":
+            result.notes.append(f"from {event['at_s']:.1f} s on: the line of {result.sites[event['site']].name} is up")
         elif kind == "exit":
             site = result.sites[event["site"]]
             site.exit_code, site.ended_at_s = event["code"], event["at_s"]

@@ -3,6 +3,8 @@
 
 from dataclasses import asdict, dataclass, field
 
+from geo_accel.lab.changes import State
+
 
 @dataclass(kw_only=True, slots=True)
 class SiteResult:
@@ -14,6 +16,8 @@ class SiteResult:
     """The rate at which it may send, 10**6 bits per second; None without shaping."""
     wanted_downlink_mbps: float | None = None
     """The rate at which it may receive; None if that was not limited."""
+    nat: bool = False
+    """Whether it can dial, but cannot be dialled."""
     measured_mbps: float | None = None
     """TCP goodput to the next site that the probe saw before the run. Because of headers it is about 4 % below the
     wanted rate, or below the next site's downlink if that is lower."""
@@ -35,16 +39,16 @@ class SiteResult:
 
 @dataclass(kw_only=True, slots=True)
 class RateChangeResult:
-    """What became of one change of the sites' rates."""
+    """What became of one change of the sites' lines."""
 
     after_s: float | None
     """When it was to happen: seconds from the start of the commands; None for a change by text."""
     after_text: str | None
     """When it was to happen: at the first line that contains this; None for a change by time."""
-    mbps: tuple[float, ...]
-    """The sites' new rates, in order, 10**6 bits per second."""
+    mbps: tuple[State, ...]
+    """The sites' new rates, in order, 10**6 bits per second, or what else became of their lines."""
     at_s: float | None = None
-    """Seconds from the start of the commands until all sites had their new rate; None if it never happened."""
+    """Seconds from the start of the commands until all sites had it; None if it never happened."""
 
 
 @dataclass(kw_only=True, slots=True)

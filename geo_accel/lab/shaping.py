@@ -25,6 +25,7 @@ from pathlib import Path
 from geo_accel.lab.namespaces import LabUnavailable, inside, new_network_namespace, tool_path
 from geo_accel.lab.pipes import pipe
 from geo_accel.lab.sites import NETWORK, WAN_INTERFACE, Site
+from geo_accel.lab.walls import wall_commands
 
 QUEUE_S = 0.1
 """How long what waits before a shaped link takes to be sent, at most, in seconds; slow links have longer queues."""
@@ -51,6 +52,8 @@ class Wiring:
     """File descriptors of the sites' network namespaces, in order of the sites."""
     relays: list[subprocess.Popen] = field(default_factory=list)
     """The relay process of each site; empty for other carriers."""
+    walled: bool = False
+    """Whether sites refuse packets."""
 
     def byte_counts(self) -> list[tuple[int, int]]:
         """The kernel's counts of bytes sent and received on each site's interface, Ethernet headers included."""
@@ -65,6 +68,14 @@ class Wiring:
         for site, namespace in zip(sites, self.namespaces, strict=True):
             with inside(namespace):
                 for command in queue_commands(site, netem=self.carrier == "netem", action="change"):
+                    _run(command)
+
+    def wall_off(self, sites: Sequence[Site]) -> None:
+        """Lets each site receive only what it can with NAT and cut lines as in `sites`."""
+        action, self.walled = "change" if self.walled else "add", True
+        for site, namespace in zip(sites, self.namespaces, strict=True):
+            with inside(namespace):
+                for command in wall_commands(site, sites, action=action):
                     _run(command)
 
     def take_down(self) -> int:

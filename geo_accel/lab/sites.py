@@ -50,6 +50,10 @@ class Site:
     """Share of the packets sent by the site that are lost."""
     downlink_mbps: float | None = None
     """What the site may receive, in 10**6 bits per second; None: as much as the others send."""
+    nat: bool = False
+    """Whether it can dial the others over TCP, but cannot be dialled."""
+    cut: bool = False
+    """Whether its line is cut: what it sends and what others send to it is lost."""
 
     @property
     def uplink_mbps(self) -> float:
@@ -65,12 +69,14 @@ def make_sites(
     latency_ms: float | Sequence[float] = 0.0,
     loss_percent: float | Sequence[float] = 0.0,
     downlink_mbps: float | Sequence[float] | None = None,
+    nat: Sequence[int | str] = (),
     shaping: bool = True,
 ) -> list[Site]:
     """Describes `count` sites; a single number holds for every site, a sequence gives one number per site.
 
     `bandwidth_mbps` is what a site may send, `downlink_mbps` what it may receive (None: no limit of its own), both in
-    10**6 bits per second; delay (milliseconds, one way) and loss are those of what it sends.
+    10**6 bits per second; delay (milliseconds, one way) and loss are those of what it sends. `nat` are the sites, by
+    name or number, that cannot be dialled.
 
     Raises ValueError, naming the setting and what is allowed, for values that cannot work.
     """
@@ -86,6 +92,11 @@ def make_sites(
         downlinks = bandwidth_per_site("downlink_mbps", downlink_mbps, count)
         if not shaping:
             raise ValueError("downlink_mbps needs shaping: leave out --no-shaping or --downlink-mbps")
+    behind = {_index_of(one, count) for one in nat}
+    if behind and not shaping:
+        raise ValueError("nat needs shaping: leave out --no-shaping or --nat")
+    if len(behind) == count:
+        raise ValueError(f"nat: all {count} sites given; one at least must be one that others can dial")
     first = int(NETWORK.network_address) + 1
     return [
         Site(
@@ -96,6 +107,7 @@ def make_sites(
             latency_ms=latencies[index],
             loss_percent=losses[index],
             downlink_mbps=downlinks[index],
+            nat=index in behind,
         )
         for index in range(count)
     ]
@@ -166,6 +178,13 @@ def bandwidth_per_site(name: str, value: float | Sequence[float], count: int) ->
     Raises ValueError, beginning with `name`, for rates that the lab cannot make.
     """
     return _per_site(name, value, count, lowest=0.1, highest=100_000)
+
+
+def _index_of(site: int | str, count: int) -> int:
+    for index in range(count):
+        if str(site) in (str(index), f"site{index}"):
+            return index
+    raise ValueError(f"nat: {site!r} given; the sites are site0 to site{count - 1}, or 0 to {count - 1}")
 
 
 def _per_site(name: str, value: float | Sequence[float], count: int, *, lowest: float, highest: float) -> list[float]:

@@ -4,13 +4,14 @@
 It is process 1 of the lab's namespaces: the kernel ends everything inside when it ends. It reads one JSON line that
 describes the run, then one JSON line per request: {"stop": number of a signal} or {"change": index of a rate change};
 end of input means that the lab itself has died. It writes one JSON line per event: note, probe, started, changed,
-exit, finished, error.
+restored, exit, finished, error.
 """
 
 import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geo_accel.lab import verify
+from geo_accel.lab import reach, verify
 from geo_accel.lab.changes import RateChange
 from geo_accel.lab.namespaces import LabUnavailable, become_subreaper, mount, unmount
 from geo_accel.lab.shaping import Wiring, carriers_for, wire
@@ -40,10 +41,8 @@ class Supervisor:
         self.events = events
         self.sites = [Site(**one) for one in task["sites"]]
         self.changes = [RateChange(**one) for one in task["rate_changes"]]
-        self.later = [
-            [replace(site, bandwidth_mbps=mbps) for site, mbps in zip(self.sites, one.mbps, strict=True)]
-            for one in self.changes
-        ]
+        self.now = self.sites
+        self.restore_at: dict[int, float] = {}
         self.timed = sorted((one.after_s, index) for index, one in enumerate(self.changes) if one.after_s is not None)
         self.wiring: Wiring | None = None
         self.running: dict[int, Site] = {}
@@ -114,9 +113,10 @@ class Supervisor:
         carriers, fault = carriers_for(self.sites), "no carrier"
         for carrier in carriers:
             last = carrier == carriers[-1]
-            wiring = self.wiring = wire(self.sites, carrier, self.later)
+            wiring = self.wiring = wire(self.sites, carrier, [one.applied_to(self.sites) for one in self.changes])
             if not self.task["verify"]:
                 self.tell_probe(wiring, None, None)
+                self.wall_off(wiring)
                 return
             attempts = 0
             while True:
@@ -131,9 +131,23 @@ class Supervisor:
                 for note in seen.notes:
                     self.tell("note", text=note)
             if fault is None:
+                self.wall_off(wiring)
                 return
             wiring.take_down()
         raise ValueError(f"the emulated network is not as wanted: {fault}")
+
+    def wall_off(self, wiring: Wiring) -> None:
+        """Puts sites behind NAT and, if that is to be verified, looks whether it holds, and cuts to come would too."""
+        cuts = {index for change in self.changes for index in change.cuts}
+        watched = cuts | {site.index for site in self.sites if site.nat}
+        if not watched:
+            return
+        cut = [replace(site, cut=site.index in cuts) for site in self.sites]
+        for sites in [cut, self.sites] if cuts and self.task["verify"] else [self.sites]:
+            wiring.wall_off(sites)
+            fault = reach.find_fault(sites, watched, self.start_probe) if self.task["verify"] else None
+            if fault is not None:
+                raise ValueError(f"the emulated network is not as wanted: {fault}")
 
     def tell_probe(self, wiring: Wiring, mbps: list | None, rtt_ms: list | None) -> None:
         carriers = {"carrier": wiring.carrier, "congestion_control": wiring.congestion_control}
@@ -186,8 +200,10 @@ class Supervisor:
                 self.term_at, self.kill_at = None, now + TERM_TO_KILL_S
             while self.timed and now >= self.begin + self.timed[0][0]:
                 self.change_rates(self.timed.pop(0)[1])
+            self.restore_lines(now)
             change_at = self.begin + self.timed[0][0] if self.timed else None
-            deadlines = [at for at in (self.term_at, self.kill_at, change_at) if at is not None]
+            restore_at = min(self.restore_at.values(), default=None)
+            deadlines = [at for at in (self.term_at, self.kill_at, change_at, restore_at) if at is not None]
             wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
             ready, _, _ = select.select([0, wake], [], [], wait)
             if wake in ready:
@@ -202,6 +218,8 @@ class Supervisor:
             # The lab was killed: nobody is left to wait for a grace period.
             self.signal_sites(signal.SIGKILL)
             self.end_orphans()
+            if self.task["scratch"]:
+                shutil.rmtree(self.task["scratch"], ignore_errors=True)
             os._exit(1)
         *lines, self.requests = (self.requests + requests).split(b"\n")
         for request in map(json.loads, lines):
@@ -217,13 +235,34 @@ class Supervisor:
 
     def change_rates(self, index: int) -> None:
         change = self.changes[index]
-        assert self.wiring is not None  # without shaping no change is taken
         try:
-            self.wiring.change_rates(self.later[index])
+            self.become(change.applied_to(self.now))
         except LabUnavailable as reason:
             # The lab as such is available: to run without shaping, which that error suggests, would not help.
             raise ValueError(f"the rate change {change.moment} failed: {reason}") from None
-        self.tell("changed", index=index, at_s=time.monotonic() - self.begin)
+        now = time.monotonic()
+        self.restore_at = {site: now + cut_s for site, cut_s in change.cuts.items() if cut_s is not None}
+        self.tell("changed", index=index, at_s=now - self.begin)
+
+    def restore_lines(self, now: float) -> None:
+        due = [site for site, at in self.restore_at.items() if now >= at]
+        if not due:
+            return
+        try:
+            self.become([replace(site, cut=site.cut and site.index not in due) for site in self.now])
+        except LabUnavailable as reason:
+            raise ValueError(f"the line of {self.sites[due[0]].name} could not be restored: {reason}") from None
+        for site in due:
+            del self.restore_at[site]
+            self.tell("restored", site=site, at_s=time.monotonic() - self.begin)
+
+    def become(self, sites: list[Site]) -> None:
+        assert self.wiring is not None  # without shaping no change is taken
+        before, self.now = self.now, sites
+        if [site.bandwidth_mbps for site in before] != [site.bandwidth_mbps for site in sites]:
+            self.wiring.change_rates(sites)
+        if [site.cut for site in before] != [site.cut for site in sites]:
+            self.wiring.wall_off(sites)
 
     def reap(self) -> None:
         while True:

@@ -69,7 +69,7 @@ def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subpro
                 "timeout_s": timeout_s,
             }
             probes.append(start(site, [*script, json.dumps(task)]))
-        answers = [_Answers(site, probe) for site, probe in zip(sites, probes, strict=True)]
+        answers = [Answers(site, probe) for site, probe in zip(sites, probes, strict=True)]
         visible = [one.next("counters_visible", timeout_s) for one in answers]
         unknown = [one.next("unknown_names", timeout_s) for one in answers]
         rtts: list[float | None] = [None] * len(sites)
@@ -84,7 +84,7 @@ def measure(sites: Sequence[Site], start: Callable[[Site, Sequence[str]], subpro
             for one in answers:
                 one.go_on()
     finally:
-        _end(probes)
+        end_probes(probes)
     notes = []
     if not all(visible):
         notes.append(f"/sys/class/net does not show {WAN_INTERFACE} inside the sites: /sys cannot be mounted here")
@@ -148,7 +148,7 @@ def _window_bytes(sender: Site, receiver: Site) -> int | None:
     return int(mbps * 1e6 / 8 * in_flight_s) + _SMALLEST_WINDOW_BYTES
 
 
-class _Answers:
+class Answers:
     """The lines that one probe prints, each a JSON object with one key."""
 
     def __init__(self, site: Site, probe: subprocess.Popen) -> None:
@@ -156,6 +156,7 @@ class _Answers:
         self.said, self.told = pipe(probe.stdout), pipe(probe.stdin)
 
     def next(self, key: str, timeout_s: float) -> Any:
+        """What the next line says of `key`. TimeoutError, naming the site, if none comes in time."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self.text:
             left = deadline - time.monotonic()
@@ -168,12 +169,14 @@ class _Answers:
         return json.loads(line)[key]
 
     def go_on(self) -> None:
+        """Sends the line that it waits for."""
         with contextlib.suppress(BrokenPipeError):
             self.told.write(b"\n")
             self.told.flush()
 
 
-def _end(probes: Sequence[subprocess.Popen]) -> None:
+def end_probes(probes: Sequence[subprocess.Popen]) -> None:
+    """Ends what runs in the sites: by the end of its input, else by SIGKILL."""
     for probe in probes:
         with contextlib.suppress(BrokenPipeError):
             pipe(probe.stdin).close()

@@ -23,6 +23,10 @@ pytestmark = pytest.mark.alone
         (["--no-shaping", "--latency-ms", "5", "--", "true"], "need shaping"),
         (["--change", "20s=30,40,50", "--", "true"], "rate change after 20 s: 3 values for 2 sites"),
         (["--change", "step 30=0", "--", "true"], "rate change at a line with 'step 30': 0 given"),
+        (["--change", "20s=cut10s", "--", "true"], "'cut10s' given; write Mbit/s, up, cut, or cut 10s"),
+        (["--nat", "3", "--", "true"], "nat: '3' given; the sites are site0 to site1, or 0 to 1"),
+        (["--no-shaping", "--nat", "1", "--", "true"], "leave out --no-shaping or --nat"),
+        (["--jobs", "--", "sh", "-c", "echo {master}"], "{master} given with jobs"),
         (["--no-shaping", "--change", "20s=30", "--", "true"], "leave out --no-shaping or --change"),
     ],
 )
@@ -98,3 +102,15 @@ def test_changes_of_the_rate_are_made_and_reported(tmp_path, capfd):
     said = capfd.readouterr().err
     assert "s on: 30, 50 Mbit/s (after 0.5 s)" in said
     assert "the change to 5 Mbit/s after 99 s never happened" in said
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(60)
+def test_jobs_behind_nat_on_lines_that_are_cut(capfd):
+    options = ["--jobs", "--nat", "site0", "--change", "0.2s=up,cut 0.4s"]
+    assert main(["lab", *options, "--", "sh", "-c", "sleep 1; echo $GEO_ACCEL_MEET"]) == 0
+    printed = capfd.readouterr()
+    assert sorted(printed.out.splitlines()) == ["[site0] 10.77.0.2:29400", "[site1] listen:29400"]
+    assert "site0 (NAT)" in printed.err
+    assert "s on: up, cut 0.4s (after 0.2 s)" in printed.err
+    assert "s on: the line of site1 is up" in printed.err

@@ -133,13 +133,15 @@ def test_large_output_does_not_block():
         pytest.param("SIGKILL", ["--latency-ms", "2"], marks=shaped, id="SIGKILL-relay"),
         pytest.param("SIGINT", ["--no-shaping"], id="SIGINT-plain"),
         pytest.param("SIGKILL", ["--no-shaping"], id="SIGKILL-plain"),
+        pytest.param("SIGKILL", ["--jobs"], marks=shaped, id="SIGKILL-jobs"),
+        pytest.param("SIGINT", ["--no-shaping", "--jobs"], id="SIGINT-plain-jobs"),
     ],
 )
 def test_whatever_ends_the_command_nothing_is_left(name, options):
     marker = f"{secrets.randbelow(10**6) + 10**6}"
     here = network_namespaces(["self"])
     # The sleeping grandchild in a session of its own is the hardest to find.
-    script = f"setsid sleep {marker} & echo ready; exec sleep {marker}"
+    script = f"setsid sleep {marker} & echo ready $GEO_ACCEL_KEYS; exec sleep {marker}"
     lab = subprocess.Popen(
         [sys.executable, "-m", "geo_accel.commands.main", "lab", *options, "--", "sh", "-c", script],
         stdout=subprocess.PIPE,
@@ -149,7 +151,10 @@ def test_whatever_ends_the_command_nothing_is_left(name, options):
     )
     try:
         assert "ready" in lab.stdout.readline()
-        assert "ready" in lab.stdout.readline()
+        said = lab.stdout.readline()
+        assert "ready" in said
+        keys = Path(said.split()[-1])
+        assert keys.exists() == ("--jobs" in options)
         # A shell that said "ready" may not be the sleeper yet.
         assert eventually(lambda: len(processes_with(f"sleep {marker}")) >= 4), processes_with(marker)
         made = network_namespaces(descendants(lab.pid)) - here
@@ -158,6 +163,7 @@ def test_whatever_ends_the_command_nothing_is_left(name, options):
         assert lab.wait(timeout=20) == (-9 if name == "SIGKILL" else 128 + getattr(signal, name))
         assert eventually(lambda: not processes_with(marker)), processes_with(marker)
         assert eventually(lambda: not network_namespaces() & made)
+        assert eventually(lambda: not keys.parent.exists() or "--jobs" not in options)
     finally:
         lab.kill()
         lab.wait()
