@@ -97,7 +97,7 @@ def test_with_another_number_of_sites_one_may_start_afresh_as_the_line_says(plai
     then = [*COMMON, "--out", str(tmp_path / "refused"), *as_it_is]
     for finished in run_workers([WORKER, *first, "--and", *then], (1, 1, 1)):
         line = refused(finished)
-        assert "saved by the sites site0 (rank 0), site1 (rank 1); this run has" in line
+        assert "saved by the sites site0 (1 rank), site1 (1 rank); this run has" in line
         assert f"start afresh from its weights, move the folder {as_it_is[1]}/geo_accel away" in line
     run = Run(tmp_path / "out")
     assert run.is_agreed() and run.records[0]["summary"]["steps"] == 7
