@@ -17,6 +17,7 @@ from accelerate.utils import load as load_safely
 from safetensors import safe_open
 from torch import nn
 
+from geo_accel.integrations.disks import require_own_folder
 from geo_accel.integrations.session import Session
 from geo_accel.integrations.site_state import SiteState
 from geo_accel.sync import checkpoint
@@ -170,6 +171,7 @@ class Checkpoints:
         self._loaded_from = folder
 
     def _save(self, folder: str) -> None:
+        require_own_folder(folder, self._in_order()[0][1].session)
         for number, (name, member) in enumerate(self._in_order()):
             # All of a site's optimizers once, however many models it has.
             states = self.site_state().state_dict() if number == 0 and member.session.writes_site else {}

@@ -17,6 +17,7 @@ from geo_accel.config import GeoConfig, load_config
 from geo_accel.config.names import Mode
 from geo_accel.integrations import deepspeed_seam as seam
 from geo_accel.integrations.deepspeed_block_seam import unread_block
+from geo_accel.integrations.disks import require_own_folder
 from geo_accel.integrations.session import ConfigSource, Session, already_joined, connect
 from geo_accel.masters import Masters
 from geo_accel.sync import checkpoint
@@ -213,6 +214,7 @@ def join_checkpoints(
                     # DeepSpeed's rank 0 writes this, who is at the first site.
                     Path(place, "latest").write_text(tag)
 
+            require_own_folder(save_dir, session)
             engine.flush()
             on_every_rank(session.control, f"saving {save_dir}", write)
             checkpoint.save(engine, Path(save_dir, tag), {}, session.writes_site)

@@ -12,9 +12,9 @@ from transformers import Trainer
 
 from geo_accel.integrations import trainer_seam as seam
 from geo_accel.integrations.data import deal_in_site, deal_over_sites
+from geo_accel.integrations.disks import find_disk
 from geo_accel.integrations.session import ConfigSource, Session, connect, require_everybody
 from geo_accel.integrations.trainer_callback import GeoCallback
-from geo_accel.integrations.trainer_disks import find_disk
 from geo_accel.integrations.trainer_saving import Saving
 from geo_accel.masters import PlainMasters
 from geo_accel.sync.handshake import require_same
@@ -68,7 +68,7 @@ def plug_into(trainer: Trainer, config: ConfigSource = None, data: str = "shared
         _agree_on_steps(trainer, session)
     elif not session.one_world:
         _deal(trainer, lambda loader: deal_over_sites(loader, session))
-    disk = find_disk(Path(seam.output_dir(args)), session.topology, session.control, args.save_on_each_node)
+    disk = find_disk(Path(seam.output_dir(args)), session, args.save_on_each_node)
     saving = Saving(trainer, session, disk)
     callback = GeoCallback(trainer, session, saving)
     trainer.add_callback(callback)

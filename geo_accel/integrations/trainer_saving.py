@@ -14,9 +14,9 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from geo_accel.integrations import trainer_seam as seam
+from geo_accel.integrations.disks import Disk
 from geo_accel.integrations.session import Session, is_deepspeed
 from geo_accel.integrations.trainer_decisions import FLUSH, SAVE, Decisions
-from geo_accel.integrations.trainer_disks import Disk
 from geo_accel.integrations.trainer_stream import StreamPosition
 from geo_accel.sync import checkpoint
 from geo_accel.sync.engine import Engine

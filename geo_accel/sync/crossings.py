@@ -136,7 +136,8 @@ class Crossings:
             at = f" at a latency of {link.latency_s * 1e3:.3g} ms" if link is not None else ""
             logger.warning(
                 "geo_accel: besides the rounds, training steps wait for other sites in %s: %.3g s per step%s, which "
-                "geo/efficiency counts. Keep it inside the site, or do it less often.",
+                "geo/efficiency counts. Start a job per site (GEO_ACCEL_MEET), where nothing of it can cross; or keep "
+                "it inside the site, or do it less often.",
                 "; ".join(f"{call}, {seen.count / steps:.3g} per step" for call, seen in self._seen.items()),
                 sum(seen.seconds for seen in self._seen.values()) / steps,
                 at,

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from geo_accel.integrations.disks import Disk
 from geo_accel.integrations.trainer_callback import GeoCallback
-from geo_accel.integrations.trainer_disks import Disk
 from geo_accel.integrations.trainer_saving import Saving
 from geo_accel.topology import Site, Topology
 from tests.workers.models import build_data, build_model

@@ -1,12 +1,14 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Who writes a checkpoint: one rank on every disk that a site has, whatever is shared with whom."""
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_accel.integrations.trainer_disks import Disk, find_disk
+from geo_accel.integrations.disks import Disk, find_disk
 from geo_accel.topology import Site, Topology
-from tests.transport.table import on_ranks
+from tests.transport.table import on_ranks, same_line
 
 
 def topology(sizes, rank=0):
@@ -38,13 +40,15 @@ def test_every_disk_is_written_once_and_each_site_finds_its_own(data):
     assert found[0].writes_whole  # as in plain Trainer
 
 
-def look(folders, each_machine=False):
+def look(folders, each_machine=False, one_world=True):
     """What every rank finds; two sites of as many ranks as there are folders, halved."""
     halves = [len(folders) // 2] * 2
-    return on_ranks(
-        len(folders),
-        lambda rank, control: find_disk(folders[rank], topology(halves, rank), control, each_machine),
-    )
+
+    def work(rank, control):
+        session = SimpleNamespace(topology=topology(halves, rank), control=control, one_world=one_world)
+        return find_disk(folders[rank], session, each_machine)
+
+    return on_ranks(len(folders), work)
 
 
 def test_disks_are_told_apart_by_looking(tmp_path):
@@ -62,3 +66,10 @@ def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path):
     file = tmp_path / "file"
     file.touch()
     assert [disk.writes_whole for disk in look([tmp_path / "fine", file])] == [True, True]
+
+
+def test_jobs_that_share_a_folder_are_refused(tmp_path):
+    line = same_line(look([tmp_path / "a", tmp_path / "a", tmp_path / "b", tmp_path / "a"], one_world=False))
+    assert line.startswith(f"site0 and site1 share the folder {tmp_path}/a, and as jobs of their own would overwrite")
+    halves = look([tmp_path / "a", tmp_path / "a", tmp_path / "b", tmp_path / "b"], one_world=False)
+    assert [disk.writes_whole for disk in halves] == [True, False, True, False]
