@@ -7,7 +7,6 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from geo_accel.lab.sites import Site, plain_environment
-from geo_accel.sites import authority
 
 MEETING_PORT = 29400
 """Where sites meet in the lab's own network."""
@@ -50,6 +49,9 @@ def keys_in(environments: Sequence[dict[str, str]]) -> Generator[str | None]:
     if not without:
         yield None
         return
+    # Everything that the lab starts imports this module, and few need keys.
+    from geo_accel.sites import authority
+
     with tempfile.TemporaryDirectory(prefix="geo_accel-lab-keys-") as name:
         folder = Path(name)
         authority.init(folder)
