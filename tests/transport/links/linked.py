@@ -35,7 +35,8 @@ class Linked:
         self._ends = ExitStack()
         self.credentials, self.sites = credentials, len(credentials)
         host = Host(credentials[listening[0]], self.sites, lambda line: None)
-        self.ports = {rank: self._port(host.talk if rank == listening[0] else None) for rank in listening}
+        self._ends.callback(host.close)
+        self.ports = {rank: self._port(host if rank == listening[0] else None) for rank in listening}
         self.meeting = (LOOPBACK, self.ports[listening[0]].number)
         with ThreadPoolExecutor(self.sites) as pool:
             self._visits = list(pool.map(self._visit, range(self.sites)))
@@ -70,8 +71,9 @@ class Linked:
             futures = [pool.submit(one, rank) for rank in range(self.sites)]
             return [future.result(timeout=60) for future in futures]
 
-    def _port(self, meeting: Callable | None) -> Port:
-        return self._ends.enter_context(closing(Port(LOOPBACK, 0, meeting)))
+    def _port(self, host: Host | None) -> Port:
+        meeting, relays = (None, None) if host is None else (host.talk, host.relays)
+        return self._ends.enter_context(closing(Port(LOOPBACK, 0, meeting, relays)))
 
     def _visit(self, rank: int) -> Visit:
         return visit(self.meeting, self.credentials[rank], rank, self.ports.get(rank))

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,8 +62,9 @@ def _write(file: Path, text: str) -> None:
 def main() -> None:
     rank, out, keys, listening = int(os.environ["RANK"]), Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     credentials = read_credentials(keys / f"site{rank}.pem")
-    talk: Callable | None = Host(credentials, SITES, print).talk if rank == 0 else None
-    port = Port(LOOPBACK, 0, talk) if str(rank) in listening else None
+    host = Host(credentials, SITES, print) if rank == 0 else None
+    meeting_of, relays = (None, None) if host is None else (host.talk, host.relays)
+    port = Port(LOOPBACK, 0, meeting_of, relays) if str(rank) in listening else None
     if rank == 0:
         assert port is not None
         _write(out / "port", str(port.number))
