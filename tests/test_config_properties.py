@@ -68,7 +68,7 @@ def valid_configs(draw) -> GeoConfig:
             latency_ms=draw(auto_or(st.floats(0, 1e6))),
         ),
     )
-    config.resilience.round_timeout_s = draw(auto_or(POSITIVE))
+    config.resilience.patience_s = draw(auto_or(POSITIVE))
     config.resilience.allow_public_plaintext = draw(st.booleans())
     return config
 

@@ -203,11 +203,12 @@ class MeetConfig:
 class ResilienceConfig:
     """What happens when a site is late, and what may cross an unprotected network."""
 
-    round_timeout_s: float | Auto = _setting(
+    patience_s: float | Auto = _setting(
         AUTO,
         real(above=0),
-        help="seconds that a round may take before the run stops and names the late site",
-        when='where sites rest for longer than half an hour, the "auto", or a lost one is to be noticed sooner',
+        help="seconds without any progress after which a site counts as lost, is named, and the run stops; if auto,"
+        " from what waits took so far, at least 10 and at most 30 minutes",
+        when="where one site may be busy for longer than that, or a lost one is to be noticed sooner",
     )
     allow_public_plaintext: bool = _setting(
         False,

@@ -23,6 +23,7 @@ from geo_accel.sync.engine import Engine
 from geo_accel.topology import SITE_VARIABLE, Topology, build_topology, machine_label
 from geo_accel.transport.base import Transport
 from geo_accel.transport.opening import open_transport
+from geo_accel.transport.patience import LONGEST_S, Patience
 from geo_accel.transport.privacy import exposure, kernel, refuse_public, ways_of_this_rank
 from geo_accel.transport.store import ControlPlane
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 ConfigSource = GeoConfig | Mapping | str | PathLike | None
-DEFAULT_DEADLINE_S = 1800.0
-"""As long as Trainer waits for other processes: one of them may be busy, and is named meanwhile."""
 LONGEST_DEADLINE_S = 7 * 86400.0  # what timers take; longer is forever
 
 
@@ -154,8 +153,13 @@ def find_sites(config: ConfigSource) -> Sites | None:
 
 def deadline_of(settings: GeoConfig) -> float:
     """Seconds that this run waits for a rank that does not come."""
-    wanted = settings.resilience.round_timeout_s
-    return DEFAULT_DEADLINE_S if wanted == AUTO else min(float(wanted), LONGEST_DEADLINE_S)
+    wanted = settings.resilience.patience_s
+    return LONGEST_S if wanted == AUTO else min(float(wanted), LONGEST_DEADLINE_S)
+
+
+def patience_of(settings: GeoConfig) -> Patience:
+    """How long a peer that is connected may show no progress."""
+    return Patience(None if settings.resilience.patience_s == AUTO else deadline_of(settings))
 
 
 def agree_on_sites(
@@ -207,7 +211,7 @@ def connect(config: ConfigSource) -> Session | None:
     if sites.before is not None:
         return sites.before
     interface, deadline_s = sites.config.link.interface, deadline_of(sites.config)
-    transport = open_transport(sites.topology, deadline_s, interface)
+    transport = open_transport(sites.topology, patience_of(sites.config), interface)
     inside = InsideSite.in_one_job(sites.topology, deadline_s, interface)
     # Collective over the world: every rank makes every site's group, in site order.
     groups = [dist.new_group(site.ranks) for site in sites.topology.sites]
@@ -248,7 +252,7 @@ def _join(settings: GeoConfig, invitation: Invitation) -> Session:
     deadline_s = deadline_of(settings)
     joined = before.joined if before is not None else join(invitation, deadline_s, os.environ)
     assert joined is not None  # such sessions have it
-    connections = joined.connect(deadline_s)
+    connections = joined.connect(deadline_s, patience_of(settings))
     session = Session(
         config=settings,
         topology=joined.topology,

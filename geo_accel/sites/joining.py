@@ -23,6 +23,7 @@ from geo_accel.sites.ways import RosterWays, topology_of
 from geo_accel.topology import SITE_VARIABLE, machine_label
 from geo_accel.transport.base import Transport
 from geo_accel.transport.links.links import LinksTransport
+from geo_accel.transport.patience import Patience
 from geo_accel.transport.store import ControlPlane
 
 _LINGER_S = 30.0
@@ -62,11 +63,11 @@ class Joined:
         self._opened: list[Transport] = []
         atexit.register(self._leave)
 
-    def connect(self, deadline_s: float) -> Connections:
+    def connect(self, deadline_s: float, patience: Patience) -> Connections:
         """Lines to all peers, and what else an engine needs. Collective over all sites.
 
-        Every call opens others than before. `deadline_s` bounds connecting, and later how long a peer may show no
-        progress (seconds). Raises SiteLostError for sites that cannot be reached.
+        Every call opens others than before. `deadline_s` bounds every wait of the control plane (seconds), `patience`
+        how long a peer may show no progress. Raises SiteLostError for sites that cannot be reached.
         """
         topology, visit, channel = self.topology, self._visit, self._channels
         self._channels += 1
@@ -76,7 +77,7 @@ class Joined:
         ways = RosterWays(visit.roster, topology, self._credentials, arrivals, visit.address, channel)
         control = ControlPlane(topology.rank, topology.world_size, deadline_s, visit.shelf)
         control.name_of = lambda rank: f"{topology.site_of(rank).name} (rank {rank})"
-        transport = LinksTransport(topology, deadline_s, ways)
+        transport = LinksTransport(topology, patience, ways)
         self._opened.append(transport)
         return Connections(control=control, transport=transport, inside=inside)
 

@@ -41,7 +41,7 @@ class Visit:
         self._shelves: list[MeetShelf] = []
         missing = [f"the meeting point at {_text(address)}"]
         start = time.monotonic()
-        with Waiting(deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
+        with Waiting(lambda: deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
             try:
                 self.roster = self._come(arrival, start, deadline_s, missing)
                 """Who is in."""

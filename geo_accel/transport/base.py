@@ -17,6 +17,7 @@ import torch
 from geo_accel.topology import Topology
 from geo_accel.transport.errors import DamagedPayloadError, OutOfStepError, SiteLostError
 from geo_accel.transport.identity import HEADER_BYTES, Header, Identity, Message, disagreement
+from geo_accel.transport.patience import Patience
 from geo_accel.transport.seal import damage, wrong_length
 from geo_accel.transport.waiting import Waiting
 
@@ -33,13 +34,15 @@ class Transport(ABC):
 
     one_world: bool = True
     """Whether its ranks are those of one torch world, which spans the sites."""
+    quiet_s: float | None = None
+    """The longest time in the last swap in which a peer showed no progress; None where that is not seen."""
     one_ways: int = 1
     """One-way latencies that a swap takes. More than 1 where a sender first has to hear that the receiver is ready."""
 
-    def __init__(self, topology: Topology, deadline_s: float) -> None:
-        """`deadline_s` bounds every wait (seconds)."""
+    def __init__(self, topology: Topology, deadline_s: float | Patience) -> None:
+        """`deadline_s` bounds every wait (seconds); a Patience learns from the waits that end well."""
         self.topology = topology
-        self.deadline_s = deadline_s
+        self.patience = deadline_s if isinstance(deadline_s, Patience) else Patience(deadline_s)
         self.peers: tuple[int, ...] = topology.peer_group(topology.local_index) if topology.carries else ()
         """In site order, this rank among them; empty on a rank that carries nothing."""
         self.bytes_sent = 0
@@ -47,8 +50,13 @@ class Transport(ABC):
         self.users: set[object] = set()
         """Whoever may have something on its way."""
         self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
-        self._waiting = Waiting(deadline_s)
+        self._waiting = Waiting(lambda: self.deadline_s)
         self._failed: SiteLostError | None = None
+
+    @property
+    def deadline_s(self) -> float:
+        """So many seconds are waited for a peer that shows no progress."""
+        return self.patience.seconds
 
     def swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         """Sends and receives flat CPU tensors, keyed by peer rank, all at once, each with its header behind it.
@@ -85,7 +93,9 @@ class Transport(ABC):
         message.identity = replace(identity, phase=identity.phase + 1)
         nbytes = sum(tensor.nbytes for tensor in sends.values()) + HEADER_BYTES * len(parties)
         self.bytes_sent += nbytes
-        self._swaps.append((nbytes, time.monotonic() - start))
+        took = time.monotonic() - start
+        self._swaps.append((nbytes, took))
+        self.patience.saw(took if self.quiet_s is None else self.quiet_s)
 
     def take_swaps(self) -> list[tuple[int, float]]:
         """Bytes sent and seconds of the swaps since the last call, the latest thousands of them.
@@ -146,7 +156,7 @@ class Transport(ABC):
     def silent(self, peer: int, waited_s: float) -> SiteLostError:
         """To be raised where `peer` has not answered for `waited_s` seconds, the deadline."""
         return SiteLostError(
-            f"site {self.name(peer)} has been silent for {waited_s:.0f} s (resilience.round_timeout_s = "
+            f"site {self.name(peer)} has been silent for {waited_s:.0f} s (resilience.patience_s = "
             f"{self.deadline_s:g}): its process hangs or the link is down.",
             retryable=True,
         )

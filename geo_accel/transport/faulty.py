@@ -18,7 +18,7 @@ class FaultyTransport(Transport):
     """
 
     def __init__(self, inner: Transport) -> None:
-        super().__init__(inner.topology, inner.deadline_s)
+        super().__init__(inner.topology, inner.patience)
         self.users, self.one_ways, self.one_world = inner.users, inner.one_ways, inner.one_world
         self._inner = inner
         self.delay: Callable[[int, int], float] = lambda sent, received: 0.0

@@ -19,6 +19,7 @@ from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import OutOfStepError, SiteLostError, cause_of
 from geo_accel.transport.gloo_seam import new_group
 from geo_accel.transport.identity import HEADER_BYTES, Header, Message
+from geo_accel.transport.patience import Patience
 from geo_accel.transport.seal import headers_for
 from geo_accel.transport.store import seconds
 
@@ -36,7 +37,7 @@ class GlooTransport(Transport):
 
     one_ways = 2  # gloo sends nothing before it has heard that the receiver is ready
 
-    def __init__(self, topology: Topology, deadline_s: float, interface: str = AUTO) -> None:
+    def __init__(self, topology: Topology, deadline_s: float | Patience, interface: str = AUTO) -> None:
         """Connects to all peers, over `interface` where it is named.
 
         `deadline_s` bounds connecting and every wait afterwards (seconds).
@@ -46,7 +47,8 @@ class GlooTransport(Transport):
         try:
             # new_group is collective over the world: every rank makes every group, in this order.
             groups = [
-                new_group(topology.peer_group(i), deadline_s, interface, OUR_GROUPS) for i in range(topology.slices)
+                new_group(topology.peer_group(i), self.deadline_s, interface, OUR_GROUPS)
+                for i in range(topology.slices)
             ]
         except RuntimeError as error:
             others = ", ".join(site.name for site in topology.sites if site != topology.site)

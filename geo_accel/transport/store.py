@@ -101,7 +101,7 @@ class ControlPlane:
         self._count = 0
         self.name_of: Callable[[int], str] = lambda rank: f"rank {rank}"
         self._patience_s = min(PATIENCE_S, deadline_s)
-        self._waiting = Waiting(deadline_s)
+        self._waiting = Waiting(lambda: deadline_s)
         self._open_store = open_store or (lambda prefix: JobStore(prefix, deadline_s))
         self._store: KeyStore | None = None
         with self._losing_the_store("connecting to the store"):
@@ -187,7 +187,7 @@ class ControlPlane:
                 late[:] = [rank for rank, key in enumerate(keys) if not self._held.has(key)]
                 if time.monotonic() - start > self._deadline_s:
                     raise SiteLostError(
-                        f"{what}: waited {self._deadline_s:.0f} s (resilience.round_timeout_s) for "
+                        f"{what}: waited {self._deadline_s:.0f} s (resilience.patience_s) for "
                         f"{self._names(late)}; check that every site runs the same command and can reach the others."
                     )
             return texts

@@ -25,8 +25,8 @@ class Waiting:
     A thread of its own looks once a second, so that a wait costs next to nothing; it ends where nobody waits for long.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        """`limit_s`: after how many seconds a wait ends with an error, for the message."""
+    def __init__(self, limit_s: Callable[[], float]) -> None:
+        """`limit_s()`: after how many seconds a wait ends with an error, for the message."""
         self._limit_s = limit_s
         self._current: tuple[float, str, Callable[[], str]] | None = None
         self._lock = threading.Lock()
@@ -65,9 +65,9 @@ class Waiting:
                 said = waited
                 logger.warning(
                     "%s: has been waiting for %s for %.0f s; after %g s this ends with an error "
-                    "(resilience.round_timeout_s).",
+                    "(resilience.patience_s).",
                     what,
                     whom(),
                     waited,
-                    self._limit_s,
+                    self._limit_s(),
                 )

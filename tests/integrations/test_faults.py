@@ -10,18 +10,18 @@ from tests.workers.launch import run_workers
 from tests.workers.runs import WORKER, Run, error_lines
 
 IMPATIENT = json.dumps(
-    {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"round_timeout_s": 6}}
+    {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"patience_s": 6}}
 )
 BACKWARD = json.dumps(
     {
         "sync": {"mode": "backward", "schedule": "equal", "period": 2},
         "compression": {"codec": "fp32"},
-        "resilience": {"round_timeout_s": 6},
+        "resilience": {"patience_s": 6},
     }
 )
 
 
-SHORT = IMPATIENT.replace('"round_timeout_s": 6', '"round_timeout_s": 3')
+SHORT = IMPATIENT.replace('"patience_s": 6', '"patience_s": 3')
 
 
 def launch(tmp_path, *arguments, per_rank=None, sites=(1, 1)):
@@ -70,7 +70,7 @@ def test_a_silent_site_is_named_within_the_timeout(tmp_path):
 
 def test_a_site_that_does_not_come_is_named_with_the_time_waited(tmp_path):
     finished = launch(tmp_path, "--config", SHORT, per_rank={1: ["--late-s", "8"]})
-    assert "waited 3 s (resilience.round_timeout_s) for rank 1" in only_line(finished[0], 3)
+    assert "waited 3 s (resilience.patience_s) for rank 1" in only_line(finished[0], 3)
 
 
 @pytest.mark.parametrize("integration", ["accelerate", "trainer"])

@@ -9,7 +9,7 @@ from tests.workers.launch import run_workers
 from tests.workers.runs import WORKER, error_lines, train
 
 pytest.importorskip("trl")
-CONFIG = {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"round_timeout_s": 6}}
+CONFIG = {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "fp32"}, "resilience": {"patience_s": 6}}
 TRL = ["--integration", "trainer", "--optimizer", "adamw", "--lr", "0.001", "--config", json.dumps(CONFIG)]
 
 

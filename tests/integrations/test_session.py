@@ -136,7 +136,7 @@ def test_who_is_exposed_is_named_by_all():
     "wanted, seconds", [("auto", 1800), (5, 5), (0.5, 0.5), (10**12, 7 * 86400)], ids=["auto", "5", "0.5", "forever"]
 )
 def test_how_long_a_rank_is_waited_for(wanted, seconds):
-    assert deadline_of(load_config({"resilience": {"round_timeout_s": wanted}})) == seconds
+    assert deadline_of(load_config({"resilience": {"patience_s": wanted}})) == seconds
 
 
 # ---- a session at rest is gone on with

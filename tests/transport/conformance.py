@@ -216,7 +216,7 @@ def _silent(transport: Transport) -> bool:
 def _who_is_silent_is_named_in_time(outcomes: list) -> None:
     for one in outcomes[:2]:
         assert one["error"] == "SiteLostError" and one["retryable"] and one["after_s"] < 2 * SHORT_S, one
-        wanted = "site site2 (rank 2) has been silent for 1 s (resilience.round_timeout_s = 1): its process hangs"
+        wanted = "site site2 (rank 2) has been silent for 1 s (resilience.patience_s = 1): its process hangs"
         assert one["said"].startswith(wanted), one
 
 

@@ -119,7 +119,7 @@ def test_the_late_are_named_with_the_time_waited(planes, monkeypatch, who, patie
     made = planes(3, deadline_s=0.6)
     made[2 - who]._store.set(f"1/{2 - who}", "null")
     start = time.monotonic()
-    with pytest.raises(SiteLostError, match=r"testing: waited 1 s \(resilience.round_timeout_s\) for rank 1; check"):
+    with pytest.raises(SiteLostError, match=r"testing: waited 1 s \(resilience.patience_s\) for rank 1; check"):
         made[who].gather("testing", None)
     assert time.monotonic() - start < 3
 

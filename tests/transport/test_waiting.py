@@ -25,13 +25,13 @@ def test_a_wait_names_what_and_whom_and_a_short_one_says_nothing(monkeypatch):
         said.set()
 
     monkeypatch.setattr(waiting.logger, "warning", warning)
-    one = Waiting(limit_s=300)
+    one = Waiting(lambda: 300)
     with one.over("site0 averages after step 3", lambda: "site site1 (rank 1)"):
         pass
     with one.over("site0 flushes after step 4", lambda: "site site1 (rank 1)"):
         assert said.wait(10)
     assert lines[0].startswith("site0 flushes after step 4: has been waiting for site site1 (rank 1) for 0 s;")
-    assert "resilience.round_timeout_s" in lines[0]
+    assert "resilience.patience_s" in lines[0]
 
 
 def test_the_watching_thread_ends_where_nobody_waits(monkeypatch):
@@ -41,7 +41,7 @@ def test_the_watching_thread_ends_where_nobody_waits(monkeypatch):
     def own():
         return [t for t in threading.enumerate() if t.name == "geo_accel waiting" and t not in before]
 
-    one = Waiting(limit_s=300)
+    one = Waiting(lambda: 300)
     with one.over("x", lambda: "y"):
         [thread] = own()
     thread.join(10)

@@ -24,7 +24,7 @@ from torch import nn
 
 from geo_accel import GeoSync, SiteLostError
 
-CONFIG = {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "bf16"}, "resilience": {"round_timeout_s": 20}}
+CONFIG = {"sync": {"period": 2, "delay": 1}, "compression": {"codec": "bf16"}, "resilience": {"patience_s": 20}}
 WIDTH = 6
 
 

@@ -120,7 +120,7 @@ def unequal_ratios(out: Path, steps: int) -> dict:
 def broken(how: str) -> dict:
     """The first site's payloads arrive changed, or its weights are not finite: what each rank is told."""
     model = build()
-    session = connect(config(period=1, codec="int8") | {"resilience": {"round_timeout_s": 4}})
+    session = connect(config(period=1, codec="int8") | {"resilience": {"patience_s": 4}})
     session.transport = faulty = FaultyTransport(session.transport)
     engine = session.engine(model)
     engine.step()

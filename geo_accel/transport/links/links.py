@@ -23,6 +23,7 @@ from geo_accel.transport.links.lines import LineBrokenError, LineRefusedError, W
 from geo_accel.transport.links.link import Line, Link, new_sink
 from geo_accel.transport.links.openings import CONNECT_S, STRANGER_S, Opening, Retry, accepting, dialling
 from geo_accel.transport.links.ways import Ways
+from geo_accel.transport.patience import Patience
 from geo_accel.transport.seal import headers_for
 
 logger = logging.getLogger("geo_accel")
@@ -45,7 +46,7 @@ class LinksTransport(Transport):
     one_world = False
     one_ways = 2  # a swap is over when the other end has said that all is there
 
-    def __init__(self, topology: Topology, deadline_s: float, ways: Ways, lines: int = LINES) -> None:
+    def __init__(self, topology: Topology, deadline_s: float | Patience, ways: Ways, lines: int = LINES) -> None:
         """Connects to all peers, each over `lines` lines for payload and one for control.
 
         `deadline_s` bounds connecting, and how long a peer may show no progress (seconds). Raises SiteLostError naming
