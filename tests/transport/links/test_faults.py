@@ -113,6 +113,7 @@ def test_a_peer_that_does_not_come_is_named_after_the_deadline_however_much_wait
         (0, Head(Kind.CHUNK, 10, 1).to_bytes()),
         (0, Head(Kind.GOT, 0, 9).to_bytes()),
     ],
+    ids=["too long", "no payload", "no frame", "payload for control", "of no transfer"],
 )
 def test_a_member_that_says_what_it_must_not_is_named(three_keys, number, data):
     def work(transport):

@@ -8,6 +8,7 @@ from tests.transport.links.process import CASE
 from tests.workers.launch import run_workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listening", ["012", "0"])
 def test_a_process_that_is_killed_in_a_swap_is_named_within_seconds(three_keys, tmp_path, listening):
     command = ["tests.transport.links.process", str(tmp_path), str(three_keys[0].path.parent), listening]
