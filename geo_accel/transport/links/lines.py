@@ -30,6 +30,11 @@ class Wait(Enum):
 
 Steps = Generator[Wait, None, None]
 
+_RECORD = 17 * 1024
+"""Bytes: no record of TLS is longer, with all that belongs to it."""
+_BULK = 64 * 1024
+_BBR = b"bbr"
+
 
 @dataclass(slots=True)
 class Rest:
@@ -130,6 +135,34 @@ def receiving(connection: ssl.SSLSocket, rest: Rest) -> Steps:
         rest.moves()
 
 
+def receiving_in_bulk(connection: ssl.SSLSocket, rest: Rest) -> Steps:
+    """As `receiving`, woken for every few packets and not for each: waking costs more than what a packet holds."""
+    asked = 1
+    while rest.left:
+        try:
+            count = connection.recv_into(rest.left)
+        except ssl.SSLWantReadError:
+            # What TLS holds of a record already does not count, and must not be waited for.
+            sure = len(rest.left) - _RECORD
+            wanted = min(_BULK, sure) if sure > _RECORD else 1
+            if wanted != asked:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+                asked = wanted
+            yield Wait.READABLE
+            continue
+        except ssl.SSLWantWriteError:
+            yield Wait.WRITABLE
+            continue
+        except OSError as error:
+            raise broken(error) from error
+        if count == 0:
+            raise LineBrokenError("it was closed at the other end", by_peer=True)
+        rest.left = rest.left[count:]
+        rest.moves()
+    if asked != 1:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
 def receiving_some(connection: ssl.SSLSocket, rest: Rest) -> Generator[Wait, None, int]:
     """At least one byte into `rest`, which stays as it is; how many."""
     while True:
@@ -205,4 +238,12 @@ def prepare(connection: socket.socket) -> None:
 def _ask_for_bbr(connection: socket.socket) -> None:
     # Lost packets say little of a long line's rate; BBR goes by what arrives.
     with contextlib.suppress(OSError, AttributeError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _BBR)
+
+
+def goes_by_what_arrives(connection: socket.socket) -> bool:
+    """Whether the kernel has granted it BBR, for which a lost packet is no reason to send less."""
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == _BBR
+    except (OSError, AttributeError):
+        return False

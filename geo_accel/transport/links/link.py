@@ -15,7 +15,9 @@ from geo_accel.transport.links.lines import (
     Rest,
     Steps,
     Wait,
+    goes_by_what_arrives,
     receiving,
+    receiving_in_bulk,
     receiving_some,
     saying,
     sending,
@@ -25,6 +27,8 @@ from geo_accel.transport.links.transfer import Pair, bounds
 CONTROL = 0
 """The number of the line that carries no payload."""
 _NOTHING = memoryview(b"")
+_ENOUGH_THAT_FILL = 2
+"""Of lines that fill the network each: a second goes on where the first stalls."""
 _CONTROL_BYTES = 64 * 1024
 
 
@@ -38,6 +42,8 @@ class Line:
     write: Steps = field(init=False)
     read_waits: Wait = Wait.READABLE
     write_waits: Wait = Wait.MORE
+    fills: bool = False
+    """Whether one such connection fills the network by itself, whatever gets lost."""
     interest: int = 0
     """What its selector looks for."""
     arriving: Rest = field(default_factory=lambda: Rest(_NOTHING))
@@ -127,6 +133,7 @@ class Link:
             line.read, line.write = self._reading_control(line), self._writing_control(line)
             self.say(self.pair.control_is_back())
         else:
+            line.fills = goes_by_what_arrives(line.connection)
             line.read, line.write = self._reading(line), self._writing(line)
         self.news = True
 
@@ -189,7 +196,7 @@ class Link:
                 yield Wait.MORE
             place = self.pair.arriving(head.transfer, head.chunk, head.length)
             line.arriving.left = self._sink[: head.length] if place is None else self._room[slice(*place)]
-            yield from receiving(line.connection, line.arriving)
+            yield from receiving_in_bulk(line.connection, line.arriving)
             got = self.pair.arrived(head.transfer, head.chunk)
             if got is not None:
                 self.say([got])
@@ -199,7 +206,7 @@ class Link:
         line.leaving.moves = self._moves
         announced = 0
         while True:
-            chunk = self.pair.next_chunk(line.number)
+            chunk = self.pair.next_chunk(line.number) if self._sends(line) else None
             if chunk is None:
                 yield Wait.MORE
                 continue
@@ -212,6 +219,12 @@ class Link:
             yield from saying(line.connection, first)
             yield from sending(line.connection, line.leaving)
             yield Wait.TURN
+
+    def _sends(self, line: Line) -> bool:
+        """Whether payload leaves over `line`: over two of those that BBR fills, else over all there are."""
+        if not line.fills:
+            return True
+        return sum(other is not None for other in self.lines[1 : line.number]) < _ENOUGH_THAT_FILL
 
     def _hear(self, frame: Frame) -> None:
         self.pair.hear(frame)
