@@ -60,13 +60,13 @@ def test_lines_that_end_in_the_midst_of_a_transfer_are_dialled_again_and_it_goes
     def work(transport):
         rank = transport.topology.rank
         peer = 1 if rank == 2 else 1 - rank
-        before = [id(line) for line in transport._links[peer].lines]
+        before = list(transport._links[peer].lines)
         ends = threading.Event()
 
         def break_again_and_again():
             pair = transport._links[peer].pair
             while not ends.is_set() and len(ended) < 4:
-                if pair.number and 4 < len(pair._missing) < 50:
+                if pair.number and 0 < len(pair._missing) < 58:
                     ended.append(shut(transport, peer, numbers))
                     ends.wait(0.15)
                 ends.wait(0.001)
@@ -81,7 +81,7 @@ def test_lines_that_end_in_the_midst_of_a_transfer_are_dialled_again_and_it_goes
             thread.join()
         for step in range(3, 5):  # and again, over what has come back
             swap(transport, step, LARGE)
-        return rank != breaker or before != [id(line) for line in transport._links[peer].lines]
+        return rank != breaker or before != transport._links[peer].lines
 
     with Linked(three_keys[:sites], (0,)) as linked:
         assert linked.on_all(work) == [True] * sites
