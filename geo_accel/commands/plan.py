@@ -98,16 +98,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Makes or reads the plan and writes what was asked for. Raises ValueError, in one line, for wrong input."""
     _check_options(arguments)
     profile = None if arguments.profile is None else _read_changed_profile(arguments)
-    # By number alone: what the sites of the run to come will be called, nobody knows here.
-    members = Members(arguments.sites or _sites_of(profile))
     if arguments.plan is None:
         assert profile is not None  # `_check_options` asks for one of them
+        # By number alone: what the sites of the run to come will be called, nobody knows here.
+        members = Members(arguments.sites or _sites_of(profile))
         plan = _make(arguments, profile, members)
     else:
         plan = read_plan(arguments.plan)
+        members = Members(arguments.sites or len(plan.sites) or _sites_of(profile))
         if profile is not None:
             _check_model(plan, arguments.plan, profile, members)
-            members = Members(len(members), names=plan.sites)
+        members = Members(len(members), names=plan.sites)
     course = None if profile is None else timeline(plan, profile, members)
     if course is not None and not math.isfinite(course.step_s):
         raise ValueError(f"{arguments.profile}: the profile's times are too large to be added up; are they seconds?")

@@ -86,7 +86,6 @@ def save(
         "version": VERSION,
         "site": site,
         "place": topology.local_index,
-        "generation": topology.generation,
         "step": step,
         "adopted": engine.adopted,
         "plan": json.loads(engine.plan.to_json()) if engine.plan else None,

@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from geo_accel.plan.plan import Plan, read_plan
+from geo_accel.profile.link import Link
 from geo_accel.profile.profile import read_profile
 from tests.commands.small_gpt2 import SIZES, gpt2
 
@@ -129,6 +130,23 @@ def test_a_plan_alone_is_shown_without_times(call, screen, plan):
     assert found["period"] == 5 and found["fingerprint"] == read_plan(plan).fingerprint
     text = "\n".join(screen("--plan", plan))
     assert "h.3[2:8/8] .. h.1[0:3/8]" in text and "stream" in text and "efficiency" not in text
+
+
+def test_a_plan_that_names_its_sites_goes_over_their_links(call, screen, refused, plan, tmp_path):
+    """Whatever the order in which the profile lists them, and whoever else is in it."""
+    fast, slow = (Link.of(mbps=mbps, latency_ms=1) for mbps in (1000, 10))
+    path, listed = tmp_path / "three.json", (("paris", fast), ("rome", fast), ("oslo", slow))
+    path.write_text(gpt2(links=listed).to_json())
+    fields = json.loads(plan.read_text()) | {"sites": ["oslo", "paris", "rome"], "kept": {}, "coefficients": {}}
+    steps = []
+    for center in ("oslo", "paris"):
+        plan.write_text(json.dumps(fields | {"exchange": "hub", "hub": center}))
+        steps.append(call("--plan", plan, "--profile", path)["step_s"])
+    assert steps[0] > 1.5 * steps[1]
+    assert any("oslo, paris, rome" in line for line in screen("--plan", plan))
+    assert "for the sites oslo, paris, rome; here are 4 sites" in refused(
+        "--plan", plan, "--profile", path, "--sites", 4
+    )
 
 
 def test_a_plan_may_list_units_in_another_order_than_the_profile(call, plan, tmp_path):
