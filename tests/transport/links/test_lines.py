@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from geo_accel.sites.first_bytes import FirstBytes, For, relay_number
+from geo_accel.sites.first_bytes import FirstBytes, For
 from geo_accel.sites.port import Port
 from geo_accel.transport.links.lines import LineBrokenError, LineRefusedError, broken, secured
 from tests.transport.links.linked import LOOPBACK
@@ -43,11 +43,15 @@ def test_a_connection_that_was_reset_before_tls_began_is_a_broken_line(three_key
 def test_an_end_that_dials_a_relay_again_is_never_joined_with_itself():
     def dial(port, first):
         connection = socket.create_connection((LOOPBACK, port.number), timeout=10)
-        number = relay_number(3, first)
-        connection.sendall(FirstBytes(whom=For.RELAY, number=number, token=b"t" * 16).to_bytes())
+        said = FirstBytes(whom=For.RELAY, number=3, token=b"t" * 16, side=0 if first else 1)
+        connection.sendall(said.to_bytes())
         return connection
 
-    with closing(Port(LOOPBACK, 0)) as port, dial(port, True) as given_up, dial(port, True) as again:
+    with (
+        closing(Port(LOOPBACK, 0, relays=lambda token: True)) as port,
+        dial(port, True) as given_up,
+        dial(port, True) as again,
+    ):
         assert given_up.recv(1) == b""  # the later one takes its place
         with dial(port, False) as other:
             other.sendall(b"from the other end")
