@@ -13,6 +13,7 @@ _LAZY = {
     "keep_deepspeed_in_site": "geo_accel.integrations.deepspeed",
     "plug_into": "geo_accel.integrations.trainer",
     "shard_in_site": "geo_accel.integrations.data",
+    "shard_over_sites": "geo_accel.integrations.data",
     "SiteLostError": "geo_accel.transport.errors",
     "Engine": "geo_accel.sync.engine",
     "Plan": "geo_accel.plan.plan",
@@ -30,11 +31,12 @@ __all__ = [
     "load_config",
     "plug_into",
     "shard_in_site",
+    "shard_over_sites",
 ]
 
 if TYPE_CHECKING:
     from geo_accel.integrations.accelerate import GeoSync
-    from geo_accel.integrations.data import shard_in_site
+    from geo_accel.integrations.data import shard_in_site, shard_over_sites
     from geo_accel.integrations.deepspeed import keep_deepspeed_in_site
     from geo_accel.integrations.trainer import plug_into
     from geo_accel.plan.plan import Plan

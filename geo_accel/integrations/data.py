@@ -47,7 +47,9 @@ def _agree_on_order(loader: Any, session: Session) -> None:
     sampler = get_sampler(loader)
     if isinstance(sampler, RandomSampler) and sampler.generator is None:
         # It would draw from torch's own generator, which each site uses otherwise too.
-        sampler.generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+        sampler.generator = torch.Generator().manual_seed(
+            int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+        )
     generator = getattr(sampler, "generator", None)
 
     def own() -> dict[str, Any]:
@@ -56,7 +58,7 @@ def _agree_on_order(loader: Any, session: Session) -> None:
 
     told = session.control.broadcast("agreeing on the order of samples", own)
     if generator is not None and told["state"] is not None:
-        generator.set_state(torch.tensor(list(bytes.fromhex(told["state"])), dtype=torch.uint8))
+        generator.set_state(torch.tensor(list(bytes.fromhex(told["state"])), dtype=torch.uint8, device="cpu"))
     if told["seed"] is not None and isinstance(sampler, SeedableRandomSampler):
         sampler.initial_seed = told["seed"]
 

@@ -28,6 +28,20 @@ def test_metrics_are_gathered_in_the_site(runs, kind):
     assert len(logs[0]) == 2 and logs[0] == logs[1] != logs[2]
 
 
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    kinds = {kind: [*TRL, "--trl", kind, "--steps", "6"] for kind in ("sft", "dpo")}
+    return train(tmp_path_factory.mktemp("trl-jobs"), kinds, sites=(2, 1), jobs=True)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_with_a_job_per_site_they_cannot_leave_it_and_no_seam_is_needed(jobs, kind):
+    run = jobs[kind]
+    assert run.is_agreed() and all(record["of_one_world"] == [] for record in run.records)
+    logs = [[entry["loss"] for entry in record["history"] if "loss" in entry] for record in run.records]
+    assert logs[0] == logs[1] != logs[2]
+
+
 def test_a_lost_site_ends_a_trl_run_with_its_name_and_a_checkpoint(tmp_path):
     arguments = [WORKER, "--out", str(tmp_path), *TRL, "--trl", "sft"]
     survivor, lost = run_workers(arguments, per_rank={1: ["--die-at", "7"]}, timeout_s=100)
