@@ -52,7 +52,7 @@ def invitation_of(config: MeetConfig, environ: Mapping[str, str]) -> Invitation 
         )
     hosts = at.startswith(_HERE)
     allowed = "host:port, or listen:port at the site that the others come to"
-    address = address_of(at.removeprefix(_HERE), where, allowed, may_lack_host=hosts)
+    address = address_of(at, where, allowed, may_lack_host=hosts)
     listen = None
     if config.listen != AUTO:
         listen = address_of(config.listen, "meet.listen", "host:port or :port", may_lack_host=True)
@@ -66,8 +66,11 @@ def invitation_of(config: MeetConfig, environ: Mapping[str, str]) -> Invitation 
 
 
 def address_of(text: str, where: str, allowed: str, *, may_lack_host: bool = False) -> Address:
-    """host:port, [IPv6]:port, and where the host may be lacking :port and port. ValueError names `where`."""
-    host, _, number = text.rpartition(":")
+    """host:port, [IPv6]:port, and where the host may be lacking :port, port and any of these after "listen:".
+
+    ValueError names `where`.
+    """
+    host, _, number = (text.removeprefix(_HERE) if may_lack_host else text).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     good = number.isascii() and number.isdigit() and 0 < int(number) < 65536 and (bare == host) != (":" in bare)
     if not good or not (bare or may_lack_host) or any(c.isspace() or c in "/@" for c in bare):

@@ -19,7 +19,8 @@ class FaultyTransport(Transport):
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner.topology, inner.patience)
-        self.users, self.one_ways, self.one_world = inner.users, inner.one_ways, inner.one_world
+        self.users, self.one_ways = inner.users, inner.one_ways
+        self.seals, self.one_world = inner.seals, inner.one_world
         self._inner = inner
         self.delay: Callable[[int, int], float] = lambda sent, received: 0.0
         """Seconds that a swap of so many payload bytes, sent and received, takes longer here."""
@@ -28,7 +29,7 @@ class FaultyTransport(Transport):
         self.cut_from: set[int] = set()
         """Peers to and from whom nothing comes through."""
         self.damaged_from: set[int] = set()
-        """Peers of whose payloads a bit has changed when they arrive."""
+        """Peers of whose payloads a bit has changed when they arrive. Seen where the other transport `seals`."""
         self.dies = False
         """Whether this rank ends in place of a swap, without a word to the others."""
 

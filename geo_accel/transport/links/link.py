@@ -70,6 +70,8 @@ class Link:
         """Whether those of the control line may."""
         self.gone: str | None = None
         """Why it is taken not to come back; None while it may."""
+        self.has_been_there = False
+        """Whether there ever was a line."""
         self.lost_at: float | None = None
         """When its last line broke that the peer itself has closed; None while there is one."""
         self.heard: Header | None = None
@@ -128,7 +130,7 @@ class Link:
         if old is not None:
             self.detach(old)
         self.lines[line.number] = line
-        self.lost_at = None
+        self.has_been_there, self.lost_at = True, None
         if line.number == CONTROL:
             line.read, line.write = self._reading_control(line), self._writing_control(line)
             self.say(self.pair.control_is_back())

@@ -43,6 +43,7 @@ _REDIAL_S = 10.0
 class LinksTransport(Transport):
     """Lines of one rank to its peers."""
 
+    seals = False  # TLS lets nothing through that was changed: the line ends, and another says it again
     one_world = False
     one_ways = 2  # a swap is over when the other end has said that all is there
 
@@ -84,6 +85,8 @@ class LinksTransport(Transport):
             while missing := [link for link in self._links.values() if not link.is_whole]:
                 self._turn()
                 for link in missing:
+                    if link.gone is not None:
+                        raise self.gone(link.peer, monotonic() - start, link.gone)
                     if monotonic() - start > self.deadline_s:
                         raise self._unreached(link.peer, monotonic() - start)
 
@@ -103,7 +106,7 @@ class LinksTransport(Transport):
         start = monotonic()
         parties = sorted({*sends, *receives})
         links = {peer: self._links[peer] for peer in parties}
-        for peer, header in headers_for(parties, sends, message).items():
+        for peer, header in headers_for(parties, sends, message, seals=self.seals).items():
             nbytes = receives[peer].nbytes if peer in receives else 0
 
             def fits(heard: Header, nbytes: int = nbytes) -> bool:
@@ -292,7 +295,9 @@ class LinksTransport(Transport):
         now, retry = monotonic(), self._retries[link.peer, opening.number]
         retry.refused_since = (retry.refused_since or now) if by_peer else None
         retry.later(now, str(error))
-        if retry.refused_since is not None and now - retry.refused_since > _REFUSED_S and not any(link.lines):
+        # Who has never been there may yet come: its site's port answers before it does.
+        is_away = link.has_been_there and not any(link.lines)
+        if is_away and retry.refused_since is not None and now - retry.refused_since > _REFUSED_S:
             link.gone = retry.cause
 
     def _warn(self, cause: str, level: int) -> None:

@@ -5,11 +5,13 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 import torch
 
+from geo_accel.sites import relay
 from geo_accel.transport.errors import DamagedPayloadError, SiteLostError
 from geo_accel.transport.identity import Identity, Message
 from geo_accel.transport.links.frames import Head, Kind
@@ -116,8 +118,13 @@ def test_a_peer_that_does_not_come_is_named_after_the_deadline_however_much_wait
     ids=["too long", "no payload", "no frame", "payload for control", "of no transfer"],
 )
 def test_a_member_that_says_what_it_must_not_is_named(three_keys, number, data):
+    connected = threading.Event()
+
     def work(transport):
-        if transport.topology.rank == 1:
+        if transport.topology.rank == 0:
+            connected.set()
+        else:
+            assert connected.wait(30)
             transport._links[0].lines[number].connection.send(data)
             time.sleep(0.1)
         with pytest.raises(SiteLostError) as caught:
@@ -183,3 +190,43 @@ def test_connecting_to_who_does_not_come_ends_in_time(three_keys):
         with closing(linked.ways(0)):  # its attempts do not stop who comes later
             pass
         assert linked.on_all(lambda transport: swap(transport)) == [None, None]
+
+
+def test_what_is_changed_on_the_way_arrives_as_it_was_sent(three_keys, monkeypatch):
+    """A bit of what a relay hands on: TLS ends the line, and another says the chunk again."""
+    changed = []
+    read = relay._Relay._read
+
+    def change(self, connection):
+        read(self, connection)
+        waiting = self._waiting[self._to[connection]]
+        if waiting and len(waiting[-1]) > 20_000 and len(changed) < 3:
+            spoilt = bytearray(waiting[-1])
+            spoilt[len(spoilt) // 2] ^= 16
+            waiting[-1] = memoryview(bytes(spoilt))
+            changed.append(len(spoilt))
+
+    monkeypatch.setattr(relay._Relay, "_read", change)
+
+    def work(transport):
+        for step in range(4):
+            swap(transport, step, 3_000_000)
+        return True
+
+    with Linked(three_keys, listening=[0]) as linked:
+        assert linked.on_all(work) == [True] * 3
+    assert len(changed) == 3
+
+
+def test_who_comes_later_than_its_port_is_waited_for(three_keys):
+    """A second GeoSync's lines, for one, which a site may make minutes after another."""
+    with Linked(three_keys[:2], [0, 1]) as linked:
+
+        def come(rank):
+            time.sleep(4.5 if rank == 0 else 0)  # longer than a peer that was there may be refused
+            with closing(linked.transport(rank)) as transport:
+                swap(transport)
+                return True
+
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(come, range(2))) == [True, True]
