@@ -157,7 +157,7 @@ def _deal(accelerator: Accelerator, session: Session) -> None:
                 deal_over_sites(loader, session, accelerator.even_batches)
             sample_order_is_agreed(loader, session)
         elif session.topology.rank == 0:
-            logger.info(
+            logger.warning(
                 "geo_accel: dataloader %d is not shuffled, so every site reads all of it, as for evaluation; to train "
                 "on it, give it to geo_accel.shard_over_sites.",
                 number,
