@@ -3,11 +3,14 @@
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import HfArgumentParser
+
+from geo_accel.sites.invitation import MEET_VARIABLE
 
 
 @dataclass(kw_only=True, slots=True)
@@ -156,6 +159,10 @@ class GeoArguments:
             raise ValueError("--no_geo and --geo_config contradict each other: keep one.")
         if self.no_geo and self.private_data:
             raise ValueError("--private_data needs geo_accel: plain data-parallel training shares one data set.")
+        if self.no_geo and os.environ.get(MEET_VARIABLE):
+            raise ValueError(
+                f"--no_geo with {MEET_VARIABLE}: each site would train alone; unset it, and start one job over all."
+            )
         if self.geo_config and not Path(self.geo_config).is_file():
             raise ValueError(f"--geo_config {self.geo_config}: no such file.")
 

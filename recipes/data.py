@@ -14,6 +14,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from geo_accel.sites.credentials import read_key_file
+from geo_accel.sites.invitation import KEYS_VARIABLE
 from geo_accel.topology import SITE_VARIABLE, machine_label
 from recipes.arguments import DataTrainingArguments
 
@@ -103,8 +105,17 @@ def load_corpus(
 
 
 def site_file(path: str) -> str:
-    """`path` with `{site}` replaced by this process's site: GEO_ACCEL_SITE, else the machine's number."""
-    return path.replace("{site}", os.environ.get(SITE_VARIABLE) or machine_label())
+    """`path` with `{site}` replaced by this process's site: GEO_ACCEL_SITE, else whose key file GEO_ACCEL_KEYS is,
+    else the machine's number.
+
+    Raises ValueError for a key file that cannot be read.
+    """
+    if "{site}" not in path:
+        return path
+    name, keys = os.environ.get(SITE_VARIABLE), os.environ.get(KEYS_VARIABLE)
+    if not name:
+        name = read_key_file(keys).about.site if keys else machine_label()
+    return path.replace("{site}", name)
 
 
 def _load_files(arguments: DataTrainingArguments, cache_dir: str | None) -> dict[str, Dataset]:

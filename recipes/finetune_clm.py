@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import geo_accel
 from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArguments, parse_arguments
 from recipes.card import geo_summary, write_card
+from recipes.data import site_file
 from recipes.evaluation import load_metric, score_blocks, trainer_quality
 from recipes.exits import run_recipe, user_errors
 from recipes.model import save_merged
@@ -36,9 +37,13 @@ from recipes.preparation import Prepared, prepare
 
 @dataclass
 class JoiningArguments(TrainingArguments):
-    """TrainingArguments, which join the other processes, with --ddp_timeout also on CPU."""
+    """TrainingArguments, which join the other processes, with --ddp_timeout also on CPU. {site} in a folder's name
+    becomes the site's."""
 
     def __post_init__(self) -> None:
+        for name in ("output_dir", "resume_from_checkpoint"):
+            if (folder := getattr(self, name)) is not None:
+                setattr(self, name, site_file(folder))
         timeout = timedelta(seconds=self.ddp_timeout)
         if self.use_cpu:
             # Its own start without a GPU forgets the timeout; it will find the processes joined already.

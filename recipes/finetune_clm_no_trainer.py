@@ -37,8 +37,12 @@ from transformers import SchedulerType, default_data_collator, get_scheduler
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file also runs as a plain script
 
 import geo_accel
+from geo_accel.integrations.disks import require_own_folder
+from geo_accel.integrations.session import Session
+from recipes.agreement import everyones, require_agreement
 from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArguments, parse_arguments
 from recipes.card import geo_summary, write_card
+from recipes.data import site_file
 from recipes.evaluation import evaluate_blocks, load_metric
 from recipes.exits import run_recipe, user_errors
 from recipes.model import save_merged
@@ -49,7 +53,9 @@ from recipes.preparation import Prepared, prepare
 class LoopArguments:
     """How to train."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Where results and checkpoints go."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where results and checkpoints go. {site} becomes the site's name."}
+    )
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks per process and micro-batch."})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Blocks per process and evaluation batch."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate of AdamW."})
@@ -66,7 +72,9 @@ class LoopArguments:
     checkpointing_steps: str | None = field(
         default=None, metadata={"help": "Save the state every so many steps, or 'epoch' for every epoch."}
     )
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A step_N or epoch_N folder."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "A step_N or epoch_N folder. {site} becomes the site's name."}
+    )
     save_on_each_node: bool = field(
         default=False, metadata={"help": "Save on every machine: for machines without a common file system."}
     )
@@ -93,7 +101,8 @@ class LoopArguments:
             raise ValueError(f"--checkpointing_steps {every}: give a number of steps or 'epoch'.")
         if every is not None and self.output_dir is None:
             raise ValueError("--checkpointing_steps needs --output_dir.")
-        folder = self.resume_from_checkpoint
+        self.output_dir = self.output_dir and site_file(self.output_dir)
+        self.resume_from_checkpoint = folder = self.resume_from_checkpoint and site_file(self.resume_from_checkpoint)
         if folder is not None and not any(Path(folder).glob(f"{RNG_STATE_NAME}_*.pkl")):
             raise ValueError(f"--resume_from_checkpoint {folder}: no checkpoint there ({RNG_STATE_NAME}_0.pkl).")
 
@@ -112,11 +121,19 @@ def run(arguments: Sequence[str]) -> None:
             model_arguments, data_arguments, geo_arguments, train=True, evaluate=evaluates, seed=loop.seed
         )
         train_loader, eval_loader = build_loaders(accelerator, loop, prepared)
-        if geo_arguments.private_data:
-            train_loader = geo_accel.shard_in_site(train_loader, config=geo_arguments.geo_config)
-        steps_per_epoch = smallest(accelerator, math.ceil(len(train_loader) / loop.gradient_accumulation_steps))
+        if prepared.session is not None and loop.output_dir is not None:
+            require_own_folder(loop.output_dir, prepared.session)
+        if not geo_arguments.no_geo:
+            # Before steps are counted. In one job over all sites Accelerate deals what is not private by itself.
+            deal = geo_accel.shard_in_site if geo_arguments.private_data else geo_accel.shard_over_sites
+            train_loader = deal(train_loader, config=geo_arguments.geo_config)
+        steps_per_epoch = smallest(
+            math.ceil(len(train_loader) / loop.gradient_accumulation_steps), prepared.session, "counting steps"
+        )
         max_steps = loop.max_train_steps or loop.num_train_epochs * steps_per_epoch
         first_step = resume_step(loop.resume_from_checkpoint, steps_per_epoch)
+        course = {"the number of steps": str(max_steps), "when to save": str(loop.checkpointing_steps)}
+        require_agreement(course | {"where to resume from": str(first_step)}, prepared.session)
         optimizer, scheduler = build_optimizer(accelerator, prepared.model, loop, max_steps)
         model, optimizer, scheduler = accelerator.prepare(prepared.model, optimizer, scheduler)
         if loop.with_tracking:
@@ -261,9 +278,9 @@ def build_loaders(
     return train_loader, accelerator.prepare(eval_loader)
 
 
-def smallest(accelerator: Accelerator, number: int) -> int:
+def smallest(number: int, session: Session | None, what: str) -> int:
     """The smallest of all ranks' numbers: sites with private data have epochs of their own. Collective."""
-    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).min())
+    return min(own for (own,) in everyones([number], session, what).values())
 
 
 def resume_step(folder: str | None, steps_per_epoch: int) -> int:

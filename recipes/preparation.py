@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from geo_accel.integrations.session import Session, of_jobs
 from recipes.agreement import require_agreement
 from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArguments
 from recipes.data import Corpus, blocks_digest, build_blocks, choose_block_size, load_corpus, tokenizer_digest
@@ -25,6 +26,8 @@ class Prepared:
     """None if the recipe does not train."""
     eval_blocks: Dataset | None
     """None if the recipe does not evaluate; the same on every rank."""
+    session: Session | None = None
+    """What leads to the other sites where each is a job of its own, and trains; else None."""
 
 
 def prepare(
@@ -67,8 +70,11 @@ def prepare(
         facts["the training data"] = blocks_digest(train_blocks)
     if eval_blocks is not None:
         facts["the evaluation data"] = blocks_digest(eval_blocks)
-    require_agreement(facts)
-    return Prepared(model=model, tokenizer=tokenizer, train_blocks=train_blocks, eval_blocks=eval_blocks)
+    session = of_jobs(geo_arguments.geo_config) if train and not geo_arguments.no_geo else None
+    require_agreement(facts, session)
+    return Prepared(
+        model=model, tokenizer=tokenizer, train_blocks=train_blocks, eval_blocks=eval_blocks, session=session
+    )
 
 
 def _texts(corpus: Corpus):

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from geo_accel.integrations.accelerate_checkpoints import Checkpoints, Member
-from geo_accel.integrations.data import deal_over_sites, is_shuffled, sample_order_is_agreed
+from geo_accel.integrations.data import deal_over_sites, is_settled, is_shuffled, sample_order_is_agreed
 from geo_accel.integrations.gradients import bare_model, require_wrapped
 from geo_accel.integrations.session import ConfigSource, Session, connect, is_deepspeed, require_everybody
 from geo_accel.integrations.site_state import SiteState, refuse_what_was_loaded_early
@@ -57,8 +57,8 @@ class GeoSync:
                     ...
                 geo.step()
 
-    With DeepSpeed, call `keep_deepspeed_in_site` before the model is prepared; a model of `deepspeed.initialize` needs
-    no accelerator, and `model.save_checkpoint` and `load_checkpoint` include the sync state.
+    A model of `deepspeed.initialize` needs no accelerator; `model.save_checkpoint` and `load_checkpoint` include the
+    sync state. In one job over all sites call `keep_deepspeed_in_site` before DeepSpeed prepares the model.
     """
 
     def __init__(
@@ -152,6 +152,8 @@ class GeoSync:
 def _deal(accelerator: Accelerator, session: Session) -> None:
     """Prepared loaders read as those of one job over all sites would."""
     for number, loader in enumerate(accelerator._dataloaders):
+        if not session.one_world and is_settled(loader):
+            continue
         if session.one_world or is_shuffled(loader):
             if not session.one_world:
                 deal_over_sites(loader, session, accelerator.even_batches)

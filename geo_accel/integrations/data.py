@@ -1,8 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Data across sites: who reads what, without a word over the WAN."""
 
-import os
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate.data_loader import (
@@ -15,10 +15,13 @@ from accelerate.data_loader import (
 from accelerate.utils import synchronize_rng_states
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
-from geo_accel.config import load_config
-from geo_accel.integrations.session import ConfigSource, Session, connect, find_sites
-from geo_accel.sites.invitation import invitation_of
+from geo_accel.integrations.session import ConfigSource, Session, find_sites, of_jobs
 from geo_accel.topology import Topology
+
+_settled: "WeakSet[DataLoader]" = WeakSet()
+"""Loaders of which the script has said whether they are dealt over the sites."""
+_dealt: "WeakSet[IterableDatasetShard]" = WeakSet()
+"""Streams that are dealt over the sites already: several GeoSyncs see one loader."""
 
 
 def sample_order_is_agreed(loader: Any, session: Session) -> None:
@@ -68,14 +71,20 @@ def is_shuffled(loader: DataLoader) -> bool:
     return isinstance(loader.dataset, IterableDataset) or isinstance(get_sampler(loader), RandomSampler)
 
 
+def is_settled(loader: DataLoader) -> bool:
+    """Whether a loader was given to `shard_over_sites` or `shard_in_site`."""
+    return loader in _settled
+
+
 def shard_over_sites(loader: DataLoader, config: ConfigSource = None) -> DataLoader:
     """Makes a `loader` of a job that is one site read this rank's share over the ranks of all sites.
 
     GeoSync and `plug_into` do that to loaders that shuffle. Collective. The loader is changed in place and returned;
     with one job over all sites, which Accelerate deals over by itself, and in a single job it stays as it is.
     """
-    session = connect(config)
-    if session is not None and not session.one_world:
+    session = of_jobs(config)
+    if session is not None:
+        _settled.add(loader)
         deal_over_sites(loader, session)
         _agree_on_order(loader, session)
     return loader
@@ -94,6 +103,8 @@ def deal_over_sites(loader: DataLoader, session: Session, even_batches: bool = T
     # loader goes on using the same object.
     reading = getattr(loader, "base_dataloader", loader)
     if isinstance(reading.dataset, IterableDataset):
+        if reading.dataset in _dealt:
+            return
         # What a rank of the site would read is one stream already: every site takes its part of each.
         stream = IterableDatasetShard(
             reading.dataset,
@@ -102,6 +113,7 @@ def deal_over_sites(loader: DataLoader, session: Session, even_batches: bool = T
             num_processes=len(topology.sites),
             process_index=topology.site_index,
         )
+        _dealt.add(stream)
         object.__setattr__(reading, "dataset", stream)
         return
     name = "sampler" if isinstance(reading.sampler, BatchSampler) else "batch_sampler"
@@ -125,8 +137,9 @@ def shard_in_site(loader: DataLoader, config: ConfigSource = None) -> DataLoader
     lengths: train for a number of steps, the same everywhere. Raises ValueError for iterable data sets, which the
     data set itself has to split.
     """
-    if invitation_of(load_config(config).meet, os.environ) is not None:
-        return loader  # a job is a site: its launcher deals inside it
+    if of_jobs(config) is not None:
+        _settled.add(loader)  # a job is a site, and its launcher deals inside it
+        return loader
     sites = find_sites(config)
     return loader if sites is None else deal_in_site(loader, sites.topology)
 

@@ -55,7 +55,7 @@ class Session:
     def engine(self, model: nn.Module, **how: Any) -> Engine:
         """An engine for the bare `model`; the rest as Engine takes it. ValueError where sites differ."""
         engine = Engine(model, self.config, self.transport, self.inside, self.control, **how)
-        engine.on_plan.append(lambda plan: announce(engine, plan))
+        engine.on_plan.append(lambda plan: announce(engine, plan, self.one_world))
         return engine
 
     @property
@@ -239,6 +239,17 @@ def already_joined() -> Session | None:
     return _JOINED[0] if _JOINED else None
 
 
+def of_jobs(config: ConfigSource = None) -> Session | None:
+    """This process's session as one of a site that is a job of its own, which joins the run where it has not yet; None
+    where one job spans all sites. Collective over all sites, and raises, as `connect` does."""
+    joined = already_joined()
+    if joined is not None:
+        return joined
+    settings = load_config(config)
+    invitation = invitation_of(settings.meet, os.environ)
+    return None if invitation is None else _join(settings, invitation)
+
+
 def _join(settings: GeoConfig, invitation: Invitation) -> Session:
     """Joins the run, or goes on in it with other settings. Collective over this job."""
     if settings.sites != AUTO:
@@ -285,9 +296,10 @@ def is_deepspeed(model: nn.Module | None) -> "TypeGuard[DeepSpeedEngine]":
     return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 
 
-def announce(engine: Engine, plan: Plan) -> None:
-    """Prints the resolved settings once per plan, on rank 0."""
-    if engine.topology.rank != 0:
+def announce(engine: Engine, plan: Plan, one_world: bool) -> None:
+    """Prints the resolved settings once per plan and job, on its first rank."""
+    topology = engine.topology
+    if (topology.rank if one_world else topology.local_index) != 0:
         return
     table = Table(title="geo_accel", show_header=False, title_justify="left")
     rows = {

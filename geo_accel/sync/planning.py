@@ -299,17 +299,24 @@ class Planning:
             steps = Steps.of(self._steps)
             self._steps.clear()
             loss = self._losses.take() if self._losses is not None else (0, 0.0, 0.0)
+            due: Sounding | None = None
             if self._sounding is not None and self._count >= self._sound_at:
                 self._sound_at = self._count + self._sounding.every_steps
-                self._rounds.transfers.sound(self._sounding.nbytes, self._sounding.times)
+                due = self._sounding
             # After the rounds that were started before it: of the same ones on every rank.
-            swaps = self._rounds.in_background(self._transport.take_swaps)
+            swaps = self._rounds.in_background(self._take_swaps, due)
             self._review = self.reviewer.begin(
                 plan, self.profile, swaps.result, steps, loss, rough_step=self._rough_step
             )
             self._rough_step = False
             self._due = self._count + steps_of_review(self.profile)
         return None
+
+    def _take_swaps(self, sounding: Sounding | None) -> list[tuple[int, float]]:
+        """On the background thread: what was seen of transfers, with those that are made for it."""
+        if sounding is not None:
+            self._rounds.transfers.sound(sounding.nbytes, sounding.times)
+        return self._transport.take_swaps()
 
     def _choose(self) -> Plan:
         return choose_plan(self.request, self._rounds.masters.carried, self._members, self.profile)

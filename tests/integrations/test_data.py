@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
+from geo_accel.integrations import data
+from geo_accel.integrations.accelerate import _deal
 from geo_accel.integrations.data import deal_over_sites, is_shuffled, sample_order_is_agreed
 from geo_accel.topology import Site, Topology
 from tests.transport.table import on_ranks
@@ -25,9 +27,9 @@ def session(sizes, rank, control=None):
     return SimpleNamespace(topology=Topology(sites=sites, rank=rank), one_world=False, control=control)
 
 
-def prepared(data, batch=2, **how):
+def prepared(examples, batch=2, **how):
     """As Accelerate prepares it in a job of one process."""
-    return Accelerator(cpu=True).prepare(DataLoader(data, batch_size=batch, **how))
+    return Accelerator(cpu=True).prepare(DataLoader(examples, batch_size=batch, **how))
 
 
 def read(loader):
@@ -68,9 +70,20 @@ def test_sites_share_a_stream():
     for rank in range(2):
         loader = prepare_data_loader(DataLoader(Stream(), batch_size=2), dispatch_batches=False)
         assert is_shuffled(loader)
-        deal_over_sites(loader, session([1, 1], rank))
+        for _ in range(2):  # as several GeoSyncs do, which see the same loader
+            deal_over_sites(loader, session([1, 1], rank))
         found.append(read(loader))
     assert found == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("settle, share", [(data.shard_in_site, 8), (data.shard_over_sites, 4)])
+def test_geosync_leaves_alone_what_the_script_has_settled(monkeypatch, caplog, settle, share, shuffle):
+    here = session([1, 1], 1, SimpleNamespace(broadcast=lambda what, make: make()))
+    monkeypatch.setattr(data, "of_jobs", lambda config: here)
+    loader = settle(prepared(list(range(8)), shuffle=shuffle))
+    _deal(SimpleNamespace(_dataloaders=[loader], even_batches=True), here)
+    assert sum(map(len, read(loader))) == share and not caplog.records
 
 
 def test_a_loader_that_one_process_reads_for_its_site_is_refused():

@@ -74,3 +74,13 @@ def test_resumed_is_bit_identical_to_uninterrupted(tmp_path):
         assert distance(whole[name], resumed[name]) == 0
         for a, b in zip(whole[name].records, resumed[name].records, strict=True):
             assert 0 < len(b["losses"]) < len(a["losses"]) and a["losses"][-len(b["losses"]) :] == b["losses"]
+
+
+def test_private_data_are_dealt_inside_the_site(tmp_path):
+    """As in one job: a site sees all of its own examples and no other's."""
+    runs = {"accelerate": ["--private", "--config", LOCAL_SGD, "--steps", "6"]}
+    runs["trainer"] = [*runs["accelerate"], "--integration", "trainer"]
+    own = {0: ["--examples", "12"], 1: ["--examples", "40", "--data-seed", "5"]}
+    one, jobs = (train(tmp_path / str(jobs), runs, per_rank=own, jobs=jobs) for jobs in (False, True))
+    for name in runs:
+        assert distance(one[name], jobs[name]) == 0

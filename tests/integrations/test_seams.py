@@ -18,7 +18,7 @@ from transformers import trainer as trainer_module
 from geo_accel.integrations.data import deal_in_site, sample_order_is_agreed
 from geo_accel.integrations.one_world import metrics_seam
 from geo_accel.integrations.one_world.trainer_seam import NAMES, training_collectives_in_site
-from geo_accel.integrations.session import DEFAULT_DEADLINE_S
+from geo_accel.transport.patience import LONGEST_S
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,4 +94,4 @@ def test_other_versions_of_trl_are_left_alone(monkeypatch, caplog, found, known)
 def test_a_busy_site_is_waited_for_as_long_as_trainer_waits():
     """300 s was less than one process takes to tokenise for all."""
     ddp_timeout = next(field for field in dataclasses.fields(TrainingArguments) if field.name == "ddp_timeout")
-    assert ddp_timeout.default == DEFAULT_DEADLINE_S
+    assert ddp_timeout.default == LONGEST_S

@@ -203,18 +203,18 @@ def test_it_takes_all_ranks_to_go_on_with_the_session_before():
 # ---- what a run says when it has its plan
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_plan_is_printed_once(capsys, rank):
+@pytest.mark.parametrize("rank, one_world, speaks", [(0, True, 1), (1, True, 0), (1, False, 1), (2, False, 0)])
+def test_the_plan_is_printed_once_per_job(capsys, rank, one_world, speaks):
     plan = choose_plan(
         Request(mode="stream", period=4, delay=1, schedule="equal", codec="bf16"), [("a", 8), ("b", 8)], Members(2)
     )
     topology = Topology(sites=(Site("paris", (0,)), Site("oslo", (1, 2))), rank=rank)
     took = {"geo/measuring_s": 1.25, "geo/start_to_plan_s": 9.0}
     planning = SimpleNamespace(profile=object())
-    announce(SimpleNamespace(topology=topology, metrics=lambda: took, planning=planning), plan)
+    announce(SimpleNamespace(topology=topology, metrics=lambda: took, planning=planning), plan, one_world)
     said = capsys.readouterr().err
-    assert bool(said) == (rank == 0)
-    if rank == 0:
+    assert bool(said) == speaks
+    if speaks:
         for words in ("paris (1), oslo (2)", "stream", "4 steps", "equal", "bf16", "1.2 s of waiting; 9.0 s from"):
             assert words in said
 

@@ -76,3 +76,9 @@ def test_what_cannot_work_is_said_in_one_line(arguments, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         parse_arguments(SHARED, arguments.split())
     assert "\n" not in str(caught.value)
+
+
+def test_a_job_per_site_is_no_plain_data_parallel_training(monkeypatch):
+    monkeypatch.setenv("GEO_ACCEL_MEET", "a.example.org:29400")
+    with pytest.raises(ValueError, match="each site would train alone"):
+        parse_arguments(SHARED, ["--model_type", "gpt2", "--no_geo"])

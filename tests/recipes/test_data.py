@@ -16,6 +16,7 @@ from recipes.data import (
     site_file,
 )
 from recipes.tokenizer import train_byte_level_bpe
+from tests.workers.launch import keys
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +141,13 @@ def test_files_that_cannot_work_are_named(tmp_path, name, content, complaint):
 
 
 def test_the_site_is_filled_into_file_names(monkeypatch):
-    for variable in ("RANK", "GROUP_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE"):
+    for variable in ("RANK", "GROUP_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE", "GEO_ACCEL_SITE", "GEO_ACCEL_KEYS"):
         monkeypatch.delenv(variable, raising=False)
     assert site_file("train-{site}.txt") == "train-0.txt"
     monkeypatch.setenv("GROUP_RANK", "1")
     assert site_file("train-{site}.txt") == "train-1.txt"
+    monkeypatch.setenv("GEO_ACCEL_KEYS", str(keys() / "site2.pem"))
+    assert site_file("train-{site}.txt") == "train-site2.txt"
     monkeypatch.setenv("GEO_ACCEL_SITE", "berlin")
     assert site_file("train-{site}.txt") == "train-berlin.txt"
 

@@ -4,6 +4,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def start(script, arguments, folder):
     return ended.returncode, ended.stderr
 
 
-def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=None, **environ):
+def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=None, jobs=False, **environ):
     """Run a script on two sites; exit codes and outputs by rank."""
     monkeypatch.chdir(folder)
     ended = run_workers(
@@ -49,6 +50,7 @@ def start_sites(script, arguments, folder, monkeypatch, sites=(1, 1), per_rank=N
         per_rank=per_rank,
         timeout_s=150,
         environ=environ,
+        jobs=jobs,
     )
     return [process.returncode for process in ended], [process.output for process in ended]
 
@@ -146,6 +148,62 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_went_on(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
+def test_a_job_per_site_trains_and_resumes_each_from_its_own_folder(tmp_path, monkeypatch, script):
+    """The same command as for one job; two processes at one site."""
+    (tmp_path / "geo.json").write_text(FIXED_PLAN)
+    arguments = f"{TINY}-{{site}} --geo_config geo.json {STEPS[script]} 6 {LAST_CHECKPOINT[script]}"
+    codes, outputs = start_sites(script, arguments, tmp_path, monkeypatch, sites=(2, 1), jobs=True)
+    assert codes == [0, 0, 0], outputs
+    own = [tmp_path / f"out-site{site}" for site in range(2)]
+    whole = [(folder / "model.safetensors").read_bytes() for folder in own]
+    assert whole[0] == whole[1]
+    # Each site has judged the same model by the whole text.
+    losses = [json.loads((folder / "all_results.json").read_text())["eval_loss"] for folder in own]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert all("| sites | site0, site1 |" in (folder / "README.md").read_text() for folder in own)
+    resumed = arguments.replace("out-", "resumed-") + " --resume_from_checkpoint out-{site}/"
+    resumed += "checkpoint-4" if script == TRAINER else "step_4"
+    codes, outputs = start_sites(script, resumed, tmp_path, monkeypatch, sites=(2, 1), jobs=True)
+    assert codes == [0, 0, 0], outputs
+    assert [(tmp_path / f"resumed-site{site}" / "model.safetensors").read_bytes() for site in range(2)] == whole
+
+
+@pytest.mark.slow
+def test_jobs_with_private_text_take_the_steps_of_the_smallest(tmp_path, monkeypatch):
+    save_base(tmp_path / "base")
+    for site in range(2):
+        (tmp_path / f"train-site{site}.txt").write_text(f"site {site} has this line\n" * (200 + 200 * site))
+    arguments = (
+        "--model_name_or_path base --private_data --train_file train-{site}.txt --block_size 32 --num_train_epochs 1 "
+        "--output_dir out-{site}"
+    )
+    codes, outputs = start_sites(NO_TRAINER, arguments, tmp_path, monkeypatch, jobs=True)
+    assert codes == [0, 0], outputs
+    steps = [re.findall(r"\| steps \| (\d+) \|", (tmp_path / f"out-site{i}/README.md").read_text()) for i in (0, 1)]
+    assert steps[0] == steps[1] != []
+    whole = [(tmp_path / f"out-site{site}" / "model.safetensors").read_bytes() for site in range(2)]
+    assert whole[0] == whole[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of_one", "complaint"),
+    [
+        ("--output_dir out", "error: site0 and site1 share the folder out"),
+        ("--max_train_steps 5", "error: the number of steps of site1 (rank 1) differs from that of site0 (rank 0)"),
+        ("--block_size 16", "error: the block size of site1 (rank 1) differs from that of site0 (rank 0)"),
+    ],
+)
+def test_jobs_that_do_not_go_together_stop_before_the_first_step(tmp_path, monkeypatch, of_one, complaint):
+    arguments = f"{TINY}-{{site}} --max_train_steps 4"
+    both = {0: ["--output_dir", "out"], 1: of_one.split()} if "out" in of_one else {1: of_one.split()}
+    codes, outputs = start_sites(NO_TRAINER, arguments, tmp_path, monkeypatch, per_rank=both, jobs=True)
+    assert codes == [2, 2], outputs
+    assert all(complaint in output and "Traceback" not in output for output in outputs)
+
+
+@pytest.mark.slow
 @pytest.mark.deepspeed
 @pytest.mark.parametrize(("script", "stage"), [(TRAINER, 3), (NO_TRAINER, 1)])
 def test_with_deepspeed_a_llama_trains_and_is_saved_whole(tmp_path, monkeypatch, script, stage):
@@ -195,7 +253,7 @@ def test_sites_that_were_given_different_text_stop_before_the_first_step(tmp_pat
     codes, outputs = start_sites(NO_TRAINER, arguments, tmp_path, monkeypatch)
     assert codes == [2, 2]
     for output in outputs:
-        assert "error: the training data of rank(s) 1 differs from that of rank 0" in output
+        assert "error: the training data of rank 1 differs from that of rank 0" in output
         assert "Traceback" not in output
 
 

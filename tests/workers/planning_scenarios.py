@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Plans that are made, followed, damped and kept; run by `engine_worker`."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -119,7 +120,9 @@ def small_rounds(steps: int, change_at: int) -> dict:
     model = Weights(8_000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     session = connect(LINK)
-    mbps = slowed(session)
+    mbps, swapping = slowed(session), set()
+    delay = session.transport.delay
+    session.transport.delay = lambda *sizes: (swapping.add(threading.current_thread()), delay(*sizes))[1]
     engine = session.engine(model, optimizer=optimizer)
     seen = []
     for step in range(1, steps + 1):
@@ -132,6 +135,7 @@ def small_rounds(steps: int, change_at: int) -> dict:
         seen.append(engine.planning.link.megabits_per_second if engine.planning.link is not None else None)
     engine.flush()
     record = {"before": seen[change_at - 2], "after": seen[-1], "exposed_s": engine.figures.exposed_s}
+    record["in_training_thread"] = threading.current_thread() in swapping
     engine.close()
     return record
 
