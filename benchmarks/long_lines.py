@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--lines", nargs="+", default=LINES, metavar="MS,PERCENT")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--config", default="{}", help="the geo_accel block as JSON")
+    parser.add_argument("--jobs", action="store_true", help="a job per site, over TLS links")
     parser.add_argument("--package", type=Path, default=Path(), help="a checkout (default: this one)")
     options = parser.parse_args()
     rows = []
@@ -55,7 +56,7 @@ def main() -> int:
         command += ["--values", str(VALUES), "--out", str(folder), "--config", options.config]
         link = {"bandwidth_mbps": MBPS, "latency_ms": latency_ms, "loss_percent": loss_percent}
         environ = steady(PYTHONPATH=str(options.package.resolve()))
-        result = run_sites(command, env=environ, timeout_s=LIMIT_S, **link)
+        result = run_sites(command, env=environ, timeout_s=LIMIT_S, jobs=options.jobs, **link)
         if result.exit_code or result.stopped_by:
             print(result.sites[0].output[-3000:], file=sys.stderr)
             return 1

@@ -93,7 +93,7 @@ def _show(arguments: argparse.Namespace) -> None:
         rows = [row | {"removed": False, "names_removed": list(about.removed)}]
         if not arguments.json:
             _print_table(str(path), rows)
-            print(f"Where the others meet, it has {len(about.removed) or 'no'} removed certificate(s) refused.")
+            print(f"Where the others meet, it refuses {len(about.removed) or 'no'} removed certificate(s).")
     if arguments.json:
         print(json.dumps(rows, indent=2))
 

@@ -151,19 +151,23 @@ class GeoSync:
 
 def _deal(accelerator: Accelerator, session: Session) -> None:
     """Prepared loaders read as those of one job over all sites would."""
-    for number, loader in enumerate(accelerator._dataloaders):
-        if not session.one_world and is_settled(loader):
-            continue
-        if session.one_world or is_shuffled(loader):
-            if not session.one_world:
-                deal_over_sites(loader, session, accelerator.even_batches)
+    loaders = accelerator._dataloaders
+    if session.one_world:
+        for loader in loaders:
             sample_order_is_agreed(loader, session)
-        elif session.topology.rank == 0:
-            logger.warning(
-                "geo_accel: dataloader %d is not shuffled, so every site reads all of it, as for evaluation; to train "
-                "on it, give it to geo_accel.shard_over_sites.",
-                number,
-            )
+        return
+    settled = [loader for loader in loaders if is_settled(loader)]
+    for loader in loaders:
+        if loader not in settled and is_shuffled(loader):
+            deal_over_sites(loader, session, accelerator.even_batches)
+            sample_order_is_agreed(loader, session)
+            settled.append(loader)
+    # Beside one that is shuffled, others are for evaluation.
+    if loaders and not settled and session.topology.rank == 0:
+        logger.warning(
+            "geo_accel: no dataloader is shuffled, so every site reads all of each, as for evaluation; give the one "
+            "for training to geo_accel.shard_over_sites, or private data to geo_accel.shard_in_site."
+        )
 
 
 def _begin(

@@ -57,7 +57,7 @@ def test_one_key_file_even_one_that_has_ended(folder, capsys):
     path = authority.add(folder, "a", days=1, now=datetime.now(timezone.utc) - timedelta(days=3))
     assert main(["keys", "show", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "ended" in said and "it has 1 removed certificate(s) refused" in said and "PRIVATE" not in said
+    assert "ended" in said and "it refuses 1 removed certificate(s)" in said and "PRIVATE" not in said
     assert main(["keys", "show", str(path), "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert one["site"] == "a" and one["days_left"] == -2.1 and len(one["names_removed"]) == 1

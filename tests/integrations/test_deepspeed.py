@@ -40,10 +40,10 @@ TWICE = ["--zero", "1", "--accumulate", "2", "--steps", "8"]
 BF16 = ["--dtype", "bf16", "--steps", "11"]
 
 
-def launch(commands: list[str], sites: tuple[int, ...] = (2, 2)) -> list[Finished]:
+def launch(commands: list[str], sites: tuple[int, ...] = (2, 2), jobs: bool = False) -> list[Finished]:
     # DeepSpeed's kernel for shared memory would take all ranks of this machine for one site.
     environ = {"LOCAL_SIZE": str(sites[0]), "DS_ACCELERATOR": "cpu"}
-    return run_workers(["tests.workers.deepspeed_worker", *commands], sites, 170, environ)
+    return run_workers(["tests.workers.deepspeed_worker", *commands], sites, 170, environ, jobs=jobs)
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +66,38 @@ def runs(tmp_path_factory):
         "resumed-2": [*BF16, "--zero", "2", "--offload", "--resume", str(folder / "bf16-2" / "checkpoint")],
         "resumed-3": [*BF16, "--zero", "3", "--early", "--resume", str(folder / "bf16-3" / "checkpoint")],
     }
+    return {"folder": folder} | found(folder, wanted)
+
+
+def found(folder: Path, wanted: dict[str, list[str]], jobs: bool = False) -> dict[str, tuple[list, list]]:
+    """Records and final parameters by run and rank, of one launch for all."""
     commands = [
         word
         for name, how in wanted.items()
         for word in ("--config", CONFIG, *how, "--out", str(folder / name), "--and")
     ]
-    finished = launch(commands[:-1])
+    finished = launch(commands[:-1], jobs=jobs)
     assert [one.returncode for one in finished] == [0] * 4, "\n".join(one.output[-1500:] for one in finished)
-    return {"folder": folder} | {
+    return {
         name: (
             [json.loads((folder / name / f"rank-{rank}.json").read_text()) for rank in range(4)],
             [load_file(folder / name / f"rank-{rank}.safetensors") for rank in range(4)],
         )
         for name in wanted
     }
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """The same with a job per site, which has no backend of ours."""
+    folder = tmp_path_factory.mktemp("deepspeed-jobs")
+    wanted = {
+        **{f"zero-{stage}": ["--zero", str(stage), "--steps", str(STEPS)] for stage in range(4)},
+        "every-step": ["--zero", "1", *SGD, "--config", EVERY_STEP],
+        "twice-1": [*TWICE, "--save-at", "5"],
+        "resumed-1": [*TWICE, "--resume", f"{folder}/twice-1/{{site}}/checkpoint"],
+    }
+    return found(folder, wanted, jobs=True)
 
 
 KINDS = ["zero-0", "zero-1", "zero-2", "zero-3", "bf16-0", "bf16-1", "bf16-2", "bf16-3", "overflow"]
@@ -103,6 +121,15 @@ def test_every_stage_trains_as_without_deepspeed(runs, stage):
     for plain, sharded in zip(runs["plain"][0], runs[f"zero-{stage}"][0], strict=True):
         assert len(sharded["losses"]) == STEPS
         assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["zero-0", "zero-1", "zero-2", "zero-3", "every-step", "twice-1", "resumed-1"])
+def test_a_job_per_site_ends_with_the_bits_of_one_job(runs, jobs, name):
+    """One that was resumed, each site from its own disk, included."""
+    (_, one), (records, apart) = runs[name], jobs[name]
+    assert all(values.equal(b[key]) for a, b in zip(one, apart, strict=True) for key, values in a.items())
+    assert all(values.equal(apart[0][key]) for held in apart for key, values in held.items())
+    assert [record["of_one_world"] for record in records] == [[]] * 4
 
 
 def test_averaging_every_step_is_data_parallelism_over_all_ranks(runs):

@@ -43,7 +43,9 @@ def with_savers(work, sites=SITES):
 
     def on_rank(engine):
         topology = engine.topology
-        session = SimpleNamespace(topology=topology, control=engine.control, writes_site=topology.local_index == 0)
+        session = SimpleNamespace(
+            topology=topology, control=engine.control, writes_site=topology.local_index == 0, one_world=True
+        )
         model = models[topology.rank] = Saver(topology.site_index + 5)
         engine.settle = lambda: None
         join_checkpoints(model, session, engine, lambda: None)

@@ -1,10 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Training with a job per site over lines as they are: cut, behind NAT, and listened to."""
 
+import hashlib
 import json
 import struct
 
 import pytest
+import torch
 
 from geo_accel.lab import run_sites
 from tests.workers.job_worker import MOVE
@@ -24,12 +26,11 @@ def trained(python_m, *arguments, **lab):
 
 def test_a_line_that_is_cut_in_the_midst_of_a_round_costs_time_alone(python_m):
     """Every step sends 4 MB each way, so some round is always on its way."""
-    arguments = ["--steps", "12", "--numel", "1_000_000"]
-    whole = trained(python_m, *arguments)
-    cut = trained(python_m, *arguments, rate_changes=[("step 6 of", ["up", "cut 10s"])])
-    assert {one["digest"] for one in whole + cut} == {whole[0]["digest"]} and whole[0]["first"] == 12 * MOVE
+    arguments = ["--steps", "10", "--numel", "1_000_000"]
+    cut = trained(python_m, *arguments, rate_changes=[("step 4 of", ["up", "cut 10s"])])
+    uncut = hashlib.sha256(torch.full((1_000_000,), 10 * MOVE).numpy().tobytes()).hexdigest()
+    assert [one["digest"] for one in cut] == [uncut] * 2
     assert all(one["longest_step_s"] > 9 for one in cut)
-    assert all(one["longest_step_s"] < 9 for one in whole)
 
 
 def test_two_sites_behind_nat_train_through_one_public_port(python_m, tmp_path):

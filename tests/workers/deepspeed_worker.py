@@ -152,6 +152,7 @@ def train(options: argparse.Namespace) -> None:
         record["spanning"] = spanning_collectives() - before
         record["summary"] = geo.summary()
     record["skipped"] = engine.skipped_steps
+    record["of_one_world"] = sorted(name for name in sys.modules if ".one_world." in name)
     record["copies_agree"] = copies_agree(engine.module)
     (options.out / f"rank-{rank}.json").write_text(json.dumps(record))
     save_file(whole(engine.module), options.out / f"rank-{rank}.safetensors")

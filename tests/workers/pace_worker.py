@@ -9,6 +9,7 @@ between share one process.
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,7 +48,8 @@ def run(arguments: list[str]) -> int:
     # Who sleeps loses nothing to what synchronising takes from the cores.
     planning.measure_handling = lambda *_: {}
     planning.measure_contention = lambda *_: planning.Contention()
-    if not dist.is_initialized():
+    # A job per site has one process here, and no process group.
+    if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
     model = Weights(options.values)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -67,9 +69,9 @@ def run(arguments: list[str]) -> int:
     engine.settle()
     record = {"began": began, "boundaries": boundaries, "summary": engine.summary()}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"rank-{dist.get_rank()}.json").write_text(json.dumps(record))
+    (options.out / f"rank-{session.topology.rank}.json").write_text(json.dumps(record))
     engine.close()
-    dist.barrier()
+    session.control.gather("ending", None)
     return 0
 
 
