@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geo_accel.sites import authority
 from geo_accel.sites.credentials import Credentials, read_credentials
+from geo_accel.sites.first_bytes import number_of
 from geo_accel.sites.host import Host
 from geo_accel.sites.meeting import Arrival, Roster
 from geo_accel.sites.port import Arrivals, Port
@@ -86,6 +87,10 @@ def visit(meeting: Address, credentials: Credentials, rank: int, port: Port | No
     return Visit(meeting, credentials, arrival, DEADLINE_S)
 
 
-def ways_of(visit: Visit, credentials: Credentials, rank: int, port: Port | None, meeting: Address) -> RosterWays:
+def ways_of(
+    visit: Visit, credentials: Credentials, rank: int, port: Port | None, meeting: Address, channel: int = 0
+) -> RosterWays:
+    """A transport after another one has a `channel` of its own: some rank may still be closing the one before."""
     topology = topology_of(visit.roster, f"site{rank}", 0)
-    return RosterWays(visit.roster, topology, credentials, Arrivals(port and port.door, 0), meeting)
+    arrivals = Arrivals(port and port.door, number_of(0, channel))
+    return RosterWays(visit.roster, topology, credentials, arrivals, meeting, channel)

@@ -72,12 +72,12 @@ def main() -> None:
     visited = visit(meeting, credentials, rank, port)
     topology = topology_of(visited.roster, f"site{rank}", 0)
 
-    def transport() -> LinksTransport:
-        return LinksTransport(topology, DEADLINE_S, ways_of(visited, credentials, rank, port, meeting), LINES)
+    def transport(channel: int) -> LinksTransport:
+        return LinksTransport(topology, DEADLINE_S, ways_of(visited, credentials, rank, port, meeting, channel), LINES)
 
-    found = {CASE: outcome(CASES[CASE], transport())}
+    found = {CASE: outcome(CASES[CASE], transport(0))}
     _write(out / f"first-{rank}.json", json.dumps(found))
-    found["killed"] = outcome(Case(swap_while_rank_2_is_killed, lambda outcomes: None), transport())
+    found["killed"] = outcome(Case(swap_while_rank_2_is_killed, lambda outcomes: None), transport(1))
     _write(out / f"rank-{rank}.json", json.dumps(found))
     if rank == 0:
         _soon(out / "rank-1.json")  # whose relay and meeting point are here
