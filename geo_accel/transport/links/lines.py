@@ -30,9 +30,6 @@ class Wait(Enum):
 
 Steps = Generator[Wait, None, None]
 
-_RECORD = 17 * 1024
-"""Bytes: no record of TLS is longer, with all that belongs to it."""
-_BULK = 64 * 1024
 _BBR = b"bbr"
 
 
@@ -133,34 +130,6 @@ def receiving(connection: ssl.SSLSocket, rest: Rest) -> Steps:
     while rest.left:
         rest.left = rest.left[(yield from receiving_some(connection, rest)) :]
         rest.moves()
-
-
-def receiving_in_bulk(connection: ssl.SSLSocket, rest: Rest) -> Steps:
-    """As `receiving`, woken for every few packets and not for each: waking costs more than what a packet holds."""
-    asked = 1
-    while rest.left:
-        try:
-            count = connection.recv_into(rest.left)
-        except ssl.SSLWantReadError:
-            # What TLS holds of a record already does not count, and must not be waited for.
-            sure = len(rest.left) - _RECORD
-            wanted = min(_BULK, sure) if sure > _RECORD else 1
-            if wanted != asked:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-                asked = wanted
-            yield Wait.READABLE
-            continue
-        except ssl.SSLWantWriteError:
-            yield Wait.WRITABLE
-            continue
-        except OSError as error:
-            raise broken(error) from error
-        if count == 0:
-            raise LineBrokenError("it was closed at the other end", by_peer=True)
-        rest.left = rest.left[count:]
-        rest.moves()
-    if asked != 1:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def receiving_some(connection: ssl.SSLSocket, rest: Rest) -> Generator[Wait, None, int]:

@@ -56,9 +56,6 @@ class Connection:
         del self.arriving[:count]
         return count
 
-    def setsockopt(self, *_: object) -> None:
-        """When it is readable is not asked here."""
-
     def getsockopt(self, *_: object) -> bytes:
         return b"cubic"
 
