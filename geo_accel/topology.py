@@ -82,6 +82,10 @@ class Topology:
         """Of files that are this rank's own, wherever sites share a disk: "paris.0", its site and place."""
         return f"{self.site.name}.{self.local_index}"
 
+    def called(self, rank: int) -> str:
+        """As errors call it: "site1 (rank 3)"."""
+        return f"{self.site_of(rank).name} (rank {rank})"
+
     def crosses(self, ranks: Iterable[int]) -> bool:
         """Whether a group of these ranks spans sites."""
         return len({self.site_of(rank) for rank in ranks}) > 1

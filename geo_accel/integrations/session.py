@@ -184,7 +184,7 @@ def agree_on_sites(
                 file=sys.stderr,
             )
         return None
-    control.name_of = lambda r: f"{topology.site_of(r).name} (rank {r})"
+    control.name_of = topology.called
     # All ranks raise, not only the one that is exposed: nobody waits for it.
     refuse_public({control.name_of(r): pair for r, pair in enumerate(zip(exposures, kernels, strict=True))})
     return Sites(

@@ -316,7 +316,7 @@ class Rounds:
         except NotFiniteError as error:
             name = self.masters.unit_at(error.place)
             raise ValueError(
-                f"{self._topology.site.name} (rank {self._topology.rank}): {name} holds a value that is not finite "
+                f"{self._topology.called(self._topology.rank)}: {name} holds a value that is not finite "
                 "(NaN or infinite), so training has diverged there; it was not sent. Lower the learning rate or clip "
                 "gradients, and go on from an earlier checkpoint."
             ) from None

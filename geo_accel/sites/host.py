@@ -17,6 +17,7 @@ from typing import Any
 
 from geo_accel.sites.credentials import Credentials, Shown, is_removed
 from geo_accel.sites.first_bytes import is_relay_token
+from geo_accel.sites.invitation import address_text
 from geo_accel.sites.meeting import Arrival, Meeting, Roster, Shelf
 from geo_accel.sites.messages import LARGE, SMALL, hear, tell
 from geo_accel.transport.links.lines import prepare
@@ -292,4 +293,4 @@ def _seen_from_here(address: str | None, where: str) -> str | None:
     """`address` with the host that its process comes from, where it gives none."""
     if address is None or not address.startswith(":"):
         return address
-    return f"[{where}]{address}" if ":" in where else f"{where}{address}"
+    return address_text((where, int(address[1:])))

@@ -65,12 +65,7 @@ class InsideSite:
 
     def any(self, bits: int) -> int:
         """What any rank of the site has set among `bits`."""
-        if self._group is None:
-            return bits
-        told = torch.tensor([bits], dtype=torch.int64, device="cpu")
-        with _losing_ranks(self._topology.site.name):
-            dist.all_reduce(told, op=dist.ReduceOp.BOR, group=self._group)
-        return int(told)
+        return any_of(self._group, bits, self._topology.site.name)
 
 
 def job_group(deadline_s: float) -> dist.ProcessGroup | None:
@@ -97,6 +92,16 @@ def told_by_first(group: dist.ProcessGroup | None, message: Mapping[str, Any] | 
             room = torch.frombuffer(data, dtype=torch.uint8)
         dist.broadcast(room, group=group, group_src=0)
     return json.loads(room.numpy().tobytes())
+
+
+def any_of(group: dist.ProcessGroup | None, bits: int, site: str = "this site") -> int:
+    """What any rank of the group has set among `bits`. Collective; None where there is one rank."""
+    if group is None:
+        return bits
+    told = torch.tensor([bits], dtype=torch.int64, device="cpu")
+    with _losing_ranks(site):
+        dist.all_reduce(told, op=dist.ReduceOp.BOR, group=group)
+    return int(told)
 
 
 @contextmanager

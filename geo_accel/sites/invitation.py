@@ -78,6 +78,12 @@ def address_of(text: str, where: str, allowed: str, *, may_lack_host: bool = Fal
     return bare, int(number)
 
 
+def address_text(address: Address) -> str:
+    """As `address_of` reads it."""
+    host, number = address
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
 def _told(environ: Mapping[str, str], variable: str, setting: object, key: str) -> tuple[str | None, str]:
     """What was said, and where."""
     if environ.get(variable):

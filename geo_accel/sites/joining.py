@@ -14,8 +14,8 @@ import torch.distributed as dist
 from geo_accel.sites.credentials import Credentials, read_credentials
 from geo_accel.sites.first_bytes import number_of
 from geo_accel.sites.host import Host
-from geo_accel.sites.inside import InsideSite, job_group, told_by_first
-from geo_accel.sites.invitation import Invitation
+from geo_accel.sites.inside import InsideSite, any_of, job_group, told_by_first
+from geo_accel.sites.invitation import Invitation, address_text
 from geo_accel.sites.meeting import AT_MEETING, Arrival
 from geo_accel.sites.port import Arrivals, Port
 from geo_accel.sites.visit import Visit
@@ -39,25 +39,33 @@ class Connections:
     inside: InsideSite
 
 
+@dataclass(slots=True)
+class _Opened:
+    """What this process serves others with, if anything."""
+
+    port: Port | None = None
+    """At which it listens for its site."""
+    host: Host | None = None
+    """Where all sites meet."""
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Ends both, once all members have left the meeting point, or after `linger_s` seconds."""
+        if self.host is not None:
+            self.host.wait_until_left(linger_s)
+            self.host.close()
+        if self.port is not None:
+            self.port.close()
+
+
 class Joined:
     """One process of a site that is in."""
 
-    def __init__(
-        self,
-        visit: Visit,
-        site: str,
-        place: int,
-        credentials: Credentials,
-        door: str | None,
-        port: Port | None,
-        host: Host | None,
-    ) -> None:
-        """`place` is this process's rank in its site, `door` where it takes its connections, if anywhere; `port` what
-        this process listens at for its site, and `host` for all."""
-        self.topology = topology_of(visit.roster, site, place)
+    def __init__(self, visit: Visit, place: int, credentials: Credentials, door: str | None, opened: _Opened) -> None:
+        """`place` is this process's rank in its site, `door` where it takes its connections, if anywhere."""
+        self.topology = topology_of(visit.roster, credentials.site, place)
         self.machines = tuple(f"{one.name}/{machine}" for one in visit.roster.members for machine in one.machines)
         """By rank."""
-        self._visit, self._port, self._host = visit, port, host
+        self._visit, self._served = visit, opened
         self._place, self._credentials, self._door = place, credentials, door
         self._channels = 0
         self._opened: list[Transport] = []
@@ -76,7 +84,7 @@ class Joined:
         arrivals = Arrivals(self._door, number_of(self._place, channel))
         ways = RosterWays(visit.roster, topology, self._credentials, arrivals, visit.address, channel)
         control = ControlPlane(topology.rank, topology.world_size, deadline_s, visit.shelf)
-        control.name_of = lambda rank: f"{topology.site_of(rank).name} (rank {rank})"
+        control.name_of = topology.called
         transport = LinksTransport(topology, patience, ways)
         self._opened.append(transport)
         return Connections(control=control, transport=transport, inside=inside)
@@ -86,12 +94,8 @@ class Joined:
         for transport in self._opened:
             transport.close()
         self._visit.close()
-        if self._host is not None:
-            # What it keeps may be what another site has yet to hear.
-            self._host.wait_until_left(_LINGER_S)
-            self._host.close()
-        if self._port is not None:
-            self._port.close()
+        # What the meeting point keeps may be what another site has yet to hear.
+        self._served.close(_LINGER_S)
 
 
 def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) -> Joined:
@@ -103,64 +107,75 @@ def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) 
     """
     group = job_group(deadline_s)
     place, size = (dist.get_rank(), dist.get_world_size()) if group is not None else (0, 1)
-    opened: dict[str, Any] = {}
-    told = told_by_first(group, _answer(lambda: _open(invitation, environ, opened)) if place == 0 else None)
+    opened = _Opened()
+    credentials = _read_keys(group, invitation, environ)
+    told = told_by_first(group, _answer(lambda: _open(invitation, credentials, opened)) if place == 0 else None)
     if "error" in told:
         raise ValueError(told["error"])
-    credentials = opened.get("credentials") or read_credentials(invitation.keys)
-    site = site_name(credentials, environ)
-    # A door is on one machine. Processes of the site on others are not dialled: they dial, or meet at a relay.
-    door = told["door"] if told["door"] and os.path.exists(told["door"]) else None
-    arrival = Arrival(
-        site=site,
-        job=told["job"],
-        place=place,
-        size=size,
-        machine=machine_label(environ),
-        address=told["address"] if door else None,
-        expect=invitation.expect,
-    )
-    at = invitation.at
-    if invitation.hosts:
-        here = environ.get("MASTER_ADDR", "127.0.0.1") if place else "127.0.0.1"
-        at = (invitation.at[0] or here, told["number"])
-    visit = Visit(at, credentials, arrival, deadline_s)
-    return Joined(visit, site, place, credentials, door, opened.get("port"), opened.get("host"))
+    try:
+        # A door is on one machine. Processes of the site on others are not dialled: they dial, or meet at a relay.
+        door = told["door"] if told["door"] and os.path.exists(told["door"]) else None
+        arrival = Arrival(
+            site=credentials.site,
+            job=told["job"],
+            place=place,
+            size=size,
+            machine=machine_label(environ),
+            address=told["address"] if door else None,
+            expect=invitation.expect,
+        )
+        at = invitation.at
+        if invitation.hosts:
+            here = environ.get("MASTER_ADDR", "127.0.0.1") if place else "127.0.0.1"
+            at = (invitation.at[0] or here, invitation.at[1])
+        visit = Visit(at, credentials, arrival, deadline_s)
+    except BaseException:
+        opened.close()  # who mends what was wrong and tries again in this process finds the port free
+        raise
+    return Joined(visit, place, credentials, door, opened)
 
 
-def site_name(credentials: Credentials, environ: Mapping[str, str]) -> str:
-    """The key file's, which the environment may repeat but not contradict: ValueError."""
+def _read_keys(group: dist.ProcessGroup | None, invitation: Invitation, environ: Mapping[str, str]) -> Credentials:
+    """This rank's, from a file of which each machine of the site has its own copy.
+
+    Raises ValueError on every rank where it does on one: nobody waits at the meeting point for who cannot come.
+    """
+    problem, credentials = None, None
+    try:
+        credentials = read_credentials(invitation.keys)
+        require_name(credentials, environ)
+    except ValueError as error:
+        problem = error
+    if any_of(group, int(problem is not None)):
+        raise problem or ValueError(
+            f"another process of this site cannot use its key file {invitation.keys}, and says why: every machine of "
+            "the site needs it."
+        )
+    assert credentials is not None
+    return credentials
+
+
+def require_name(credentials: Credentials, environ: Mapping[str, str]) -> None:
+    """Raises ValueError where the environment calls the site otherwise than its key file."""
     told = environ.get(SITE_VARIABLE)
     if told and told != credentials.site:
         raise ValueError(
             f"{SITE_VARIABLE} says {told}, but the key file {credentials.path} is {credentials.site}'s: give each "
             "site its own key file."
         )
-    return credentials.site
 
 
-def _open(invitation: Invitation, environ: Mapping[str, str], opened: dict[str, Any]) -> dict[str, Any]:
-    """What the site's first process does for all: it reads the key file and listens, where the site is to."""
-    credentials = opened["credentials"] = read_credentials(invitation.keys)
-    site_name(credentials, environ)
-    number, address, listens = invitation.at[1], None, None
-    host = None
+def _open(invitation: Invitation, credentials: Credentials, opened: _Opened) -> dict[str, Any]:
+    """What the site's first process does for all: it listens, where the site is to."""
+    address = None
     if invitation.hosts:
-        host = opened["host"] = Host(credentials, invitation.expect, _say)
-        listens, address = invitation.at, AT_MEETING
+        host = opened.host = Host(credentials, invitation.expect, _say)
+        opened.port, address = Port(*invitation.at, host.talk, host.relays), AT_MEETING
     elif invitation.listen is not None:
         # Others dial what is named; here all interfaces are listened at, since a name may be that of a gateway.
-        listens, address = ("", invitation.listen[1]), _text(*invitation.listen)
-    door = None
-    if listens is not None:
-        meeting, relays = (None, None) if host is None else (host.talk, host.relays)
-        port = opened["port"] = Port(*listens, meeting, relays)
-        door = str(port.door)
-    return {"job": secrets.token_hex(8), "number": number, "address": address, "door": door}
-
-
-def _text(host: str, number: int) -> str:
-    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+        opened.port, address = Port("", invitation.listen[1]), address_text(invitation.listen)
+    door = None if opened.port is None else str(opened.port.door)
+    return {"job": secrets.token_hex(8), "address": address, "door": door}
 
 
 def _say(line: str) -> None:

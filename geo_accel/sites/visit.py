@@ -10,7 +10,7 @@ from typing import Any
 
 from geo_accel.sites.credentials import Credentials, Shown, is_removed
 from geo_accel.sites.first_bytes import FirstBytes, For
-from geo_accel.sites.invitation import Address
+from geo_accel.sites.invitation import Address, address_text
 from geo_accel.sites.meeting import Arrival, Roster
 from geo_accel.sites.messages import LARGE, hear, tell
 from geo_accel.transport.errors import SiteLostError
@@ -39,7 +39,7 @@ class Visit:
         self._credentials = credentials
         self._connection: ssl.SSLSocket | None = None
         self._shelves: list[MeetShelf] = []
-        missing = [f"the meeting point at {_text(address)}"]
+        missing = [f"the meeting point at {address_text(address)}"]
         start = time.monotonic()
         with Waiting(lambda: deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
             try:
@@ -78,7 +78,7 @@ class Visit:
                     ) from error
                 if time.monotonic() - start > deadline_s:
                     raise SiteLostError(
-                        f"{arrival.site} could not reach the meeting point at {_text(self.address)} within "
+                        f"{arrival.site} could not reach the meeting point at {address_text(self.address)} within "
                         f"{deadline_s:.0f} s ({error.strerror or error}): does it run, and is its port open?",
                         retryable=True,
                     ) from error
@@ -87,7 +87,7 @@ class Visit:
     @property
     def point(self) -> str:
         """The meeting point, as errors call it."""
-        return f"the meeting point at {_text(self.address)}"
+        return f"the meeting point at {address_text(self.address)}"
 
     def shelf(self, prefix: str) -> "MeetShelf":
         """The run's shelf, for keys that begin with `prefix`, over a connection of its own. For one thread."""
@@ -179,7 +179,7 @@ def _dial(address: Address, credentials: Credentials) -> ssl.SSLSocket:
     except ssl.SSLCertVerificationError as error:
         raw.close()
         raise ValueError(
-            f"whoever answers at {_text(address)} is not of this run: its certificate is refused "
+            f"whoever answers at {address_text(address)} is not of this run: its certificate is refused "
             f"({error.verify_message}); are both key files of the same authority?"
         ) from error
     except OSError as error:
@@ -188,9 +188,7 @@ def _dial(address: Address, credentials: Credentials) -> ssl.SSLSocket:
     shown = Shown.by(connection)
     if is_removed(shown, credentials.about.removed):
         connection.close()
-        raise ValueError(f"whoever answers at {_text(address)} shows {shown.site}'s certificate, which was removed.")
+        raise ValueError(
+            f"whoever answers at {address_text(address)} shows {shown.site}'s certificate, which was removed."
+        )
     return connection
-
-
-def _text(address: Address) -> str:
-    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

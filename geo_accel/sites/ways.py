@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from geo_accel.sites.credentials import Credentials, Shown
 from geo_accel.sites.first_bytes import FirstBytes, For, number_of, relay_token
-from geo_accel.sites.invitation import Address
+from geo_accel.sites.invitation import Address, address_of
 from geo_accel.sites.meeting import AT_MEETING, Member, Roster
 from geo_accel.sites.port import Arrivals
 from geo_accel.topology import Site, Topology
@@ -23,7 +23,7 @@ def topology_of(roster: Roster, name: str, place: int) -> Topology:
         sites.append(Site(name=member.name, ranks=tuple(range(first, first + member.size))))
         first += member.size
     own = next(site for site in sites if site.name == name)
-    return Topology(sites=tuple(sites), rank=own.ranks[place])
+    return Topology(sites=tuple(sites), rank=own.ranks[place], generation=roster.generation)
 
 
 class RosterWays:
@@ -71,8 +71,8 @@ class RosterWays:
             return None
         text = self._address(dialled)
         assert text is not None
-        host, _, number = text.rpartition(":")
-        address = self._relay if text == AT_MEETING else (host.strip("[]"), int(number))
+        whose = self._topology.site_of(dialled).name
+        address = self._relay if text == AT_MEETING else address_of(text, f"the address of {whose}", "host:port")
         number = number_of(self._topology.site_of(peer).ranks.index(peer), self._channel)
         return Route(self._next(address), FirstBytes(whom=For.PROCESS, number=number).to_bytes())
 

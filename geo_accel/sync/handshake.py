@@ -39,7 +39,7 @@ def require_same(
         problem = _difference(answers[first], answer)
         if problem:
             raise ValueError(
-                f"{_place(topology, first)} and {_place(topology, rank)} differ before the first step: {problem}"
+                f"{topology.called(first)} and {topology.called(rank)} differ before the first step: {problem}"
             )
 
 
@@ -76,7 +76,3 @@ def _difference(a: dict, b: dict) -> str | None:
         more = f" and {len(untrained) - 1} more" if len(untrained) > 1 else ""
         return f"weights that are not trained, {untrained[0]}{more}. Load the same checkpoint on every site."
     return None
-
-
-def _place(topology: Topology, rank: int) -> str:
-    return f"{topology.site_of(rank).name} (rank {rank})"

@@ -5,6 +5,7 @@ A maker (gloo between processes, memory between threads) says how bytes are carr
 swap promises stands here, with the words of its errors, and `tests/transport/conformance.py` holds every maker to it.
 """
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -54,6 +55,8 @@ class Transport(ABC):
         self._swaps: deque[tuple[int, float]] = deque(maxlen=_KEPT_SWAPS)
         self._waiting = Waiting(lambda: self.deadline_s)
         self._failed: SiteLostError | None = None
+        self._at_work = threading.Lock()
+        """Held by the one thread that swaps."""
 
     @property
     def deadline_s(self) -> float:
@@ -71,14 +74,18 @@ class Transport(ABC):
         OutOfStepError with who does what, where they are not at the same message. Nothing was used then, and every
         later swap raises the same at once.
         """
-        if self._failed is not None:
-            raise copy(self._failed)
+        # Between processes the swaps of two threads would be taken for one another, now and then and in silence.
+        assert self._at_work.acquire(blocking=False), "two threads swap over one transport"
         try:
+            if self._failed is not None:
+                raise copy(self._failed)
             self._swap(sends, receives, message)
         except SiteLostError as error:
             # What was queued behind it would wait for peers that wait for nothing any more, past the script's end.
             self._failed = copy(error)  # without the frames that hold what closing lets go of
             raise
+        finally:
+            self._at_work.release()
 
     def _swap(self, sends: Mapping[int, torch.Tensor], receives: Mapping[int, torch.Tensor], message: Message) -> None:
         start = time.monotonic()
@@ -146,7 +153,7 @@ class Transport(ABC):
 
     def name(self, rank: int) -> str:
         """As errors call it: "site1 (rank 3)"."""
-        return f"{self.topology.site_of(rank).name} (rank {rank})"
+        return self.topology.called(rank)
 
     def damaged(self, peer: int, problem: str) -> DamagedPayloadError:
         """To be raised for what `peer` has sent."""

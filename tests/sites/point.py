@@ -4,17 +4,20 @@
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from geo_accel.sites.credentials import Credentials
-from geo_accel.sites.first_bytes import FirstBytes, For
+from geo_accel.sites.first_bytes import FirstBytes, For, relay_token
 from geo_accel.sites.host import Host
 from geo_accel.sites.meeting import Arrival
 from geo_accel.sites.port import Port
 from geo_accel.sites.visit import Visit
+from tests.processes import eventually
+
+TOKEN = relay_token("5e" * 16, 0, 1)
+"""Of a pair that `opened`'s port relays."""
 
 
 @dataclass
@@ -78,9 +81,31 @@ def at_once(*jobs: Callable[[], object]) -> list:
     return results
 
 
-def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+def until(holds: Callable[[], object]) -> None:
     """Waits until `holds()`; AssertionError where it does not come to that."""
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
+    assert eventually(lambda: bool(holds()), 10.0), "it did not come to that"
+
+
+def dial(opened, first: FirstBytes | bytes) -> socket.socket:
+    one, _, stack = opened
+    connection = stack.enter_context(socket.create_connection(("127.0.0.1", one.number), timeout=10))
+    connection.sendall(first if isinstance(first, bytes) else first.to_bytes())
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def threads(name: str) -> list[str]:
+    """Those of this process that are called so."""
+    return [one.name for one in threading.enumerate() if one.name.startswith(name)]
+
+
+def relayed(opened, number: int = 1) -> tuple[socket.socket, socket.socket]:
+    ends = [dial(opened, FirstBytes(whom=For.RELAY, number=number, token=TOKEN, side=side)) for side in (0, 1)]
+    until(lambda: (TOKEN, number) in opened[0]._relays._joined)
+    return ends[0], ends[1]

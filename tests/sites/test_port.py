@@ -4,38 +4,15 @@ import random
 import select
 import socket
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from geo_accel.sites import port, relay
-from geo_accel.sites.first_bytes import FIRST_BYTES, FirstBytes, For, is_relay_token, relay_token
+from geo_accel.sites import port
+from geo_accel.sites.first_bytes import FIRST_BYTES, FirstBytes, For
 from geo_accel.sites.port import Arrivals, Port
-from tests.sites.point import until
-
-TOKEN = relay_token("5e" * 16, 0, 1)
-
-
-@pytest.fixture
-def opened():
-    """A port, what its meeting point was given, and a stack that is closed at the end."""
-    came: list[socket.socket] = []
-    with ExitStack() as stack:
-        one = Port("127.0.0.1", 0, came.append, lambda token: token == TOKEN)
-        stack.callback(one.close)
-        stack.callback(lambda: [connection.close() for connection in came])
-        yield one, came, stack
-
-
-def dial(opened, first: FirstBytes | bytes) -> socket.socket:
-    one, _, stack = opened
-    connection = stack.enter_context(socket.create_connection(("127.0.0.1", one.number), timeout=10))
-    connection.sendall(first if isinstance(first, bytes) else first.to_bytes())
-    return connection
+from tests.sites.point import TOKEN, dial, is_closed, relayed, threads, until
 
 
 def arrivals(opened, place: int = 0) -> Arrivals:
@@ -53,50 +30,6 @@ def taken(found: Arrivals, count: int = 1) -> list[socket.socket]:
         select.select([found], [], [], 1.0)
         connections += found.take()
     return connections
-
-
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
-def threads() -> list[str]:
-    return [one.name for one in threading.enumerate() if one.name == "geo_accel port"]
-
-
-# ---- first bytes
-
-
-@given(
-    st.builds(
-        FirstBytes,
-        whom=st.sampled_from(For),
-        number=st.integers(0, 2**32 - 1),
-        token=st.binary(min_size=16, max_size=16),
-        side=st.integers(0, 1),
-    )
-)
-def test_first_bytes_are_read_back(first):
-    assert FirstBytes.from_bytes(first.to_bytes()) == first
-
-
-@given(st.binary(min_size=FIRST_BYTES, max_size=FIRST_BYTES), st.booleans())
-def test_any_other_bytes_are_none(data, with_magic):
-    data = b"geo1" + data[4:] if with_magic else data
-    first = FirstBytes.from_bytes(data)
-    assert first is None or (first.to_bytes()[:5] == data[:5] and data[:4] == b"geo1")
-
-
-@given(st.integers(0, 5000), st.integers(1, 5000), st.binary(min_size=16, max_size=16))
-def test_tokens_are_a_runs_own_and_a_pairs_own(low, more, forged):
-    secret = "ab" * 16
-    token = relay_token(secret, low, low + more)
-    assert len(token) == 16 and is_relay_token(secret, token)
-    assert not is_relay_token("cd" * 16, token) and not is_relay_token(secret, forged)
-    assert not is_relay_token(secret, token[:15] + bytes([token[15] ^ 1]))
-    assert relay_token(secret, low, low + more + 1) != token
 
 
 # ---- handing on
@@ -250,120 +183,6 @@ def test_no_more_files_costs_strangers_not_the_port(opened, monkeypatch):
     assert late.recv(1) == b"x"
 
 
-# ---- relays
-
-
-def relayed(opened, number: int = 1) -> tuple[socket.socket, socket.socket]:
-    ends = [dial(opened, FirstBytes(whom=For.RELAY, number=number, token=TOKEN, side=side)) for side in (0, 1)]
-    until(lambda: (TOKEN, number) in opened[0]._relays._joined)
-    return ends[0], ends[1]
-
-
-def receive(connection: socket.socket, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length and (piece := connection.recv(2**16)):
-        data += piece
-    return bytes(data)
-
-
-def test_two_are_joined_and_bytes_go_both_ways(opened):
-    low, high = relayed(opened)
-    other_low, other_high = relayed(opened, number=2)
-    rng = random.Random(2)
-    there, back = rng.randbytes(3_000_000), rng.randbytes(2_000_000)
-    sending = [
-        threading.Thread(target=low.sendall, args=(there,)),
-        threading.Thread(target=high.sendall, args=(back,)),
-    ]
-    heard: dict[str, bytes] = {}
-    sending.append(threading.Thread(target=lambda: heard.update(back=receive(low, len(back)))))
-    for thread in sending:
-        thread.start()
-    assert receive(high, len(there)) == there
-    for thread in sending:
-        thread.join(30)
-    assert heard["back"] == back
-    other_high.sendall(b"apart")
-    assert receive(other_low, 5) == b"apart"
-
-
-def test_what_was_said_before_the_other_came_is_passed_on(opened):
-    low = dial(opened, FirstBytes(whom=For.RELAY, token=TOKEN, side=0))
-    low.sendall(b"early")
-    high = dial(opened, FirstBytes(whom=For.RELAY, token=TOKEN, side=1))
-    assert receive(high, 5) == b"early"
-
-
-def test_nothing_is_read_from_whoever_sends_faster_than_the_other_takes(opened):
-    low, high = relayed(opened)
-    low.settimeout(0.5)
-    sent, piece = 0, bytes(2**16)
-    with pytest.raises(TimeoutError):
-        while sent < 2**28:
-            sent += low.send(piece)
-    (joined,) = opened[0]._relays._joined.values()
-    assert sum(len(data) for waiting in joined._waiting.values() for data in waiting) <= relay._RELAY_BYTES
-    high.sendall(b"the other way")  # goes on
-    low.settimeout(10)
-    assert receive(low, 13) == b"the other way"
-    low.shutdown(socket.SHUT_WR)
-    assert len(receive(high, sent + 1)) == sent
-
-
-def test_one_that_ends_is_heard_out_and_may_still_be_answered(opened):
-    low, high = relayed(opened)
-    low.sendall(b"last words")
-    low.shutdown(socket.SHUT_WR)
-    assert receive(high, 11) == b"last words"
-    high.sendall(b"heard")
-    assert receive(low, 5) == b"heard"
-    high.close()
-    assert is_closed(low)
-    until(lambda: not opened[0]._relays._joined)
-
-
-def test_one_that_ends_takes_the_other_with_it_in_time(opened, monkeypatch):
-    monkeypatch.setattr(relay, "_HALF_S", 0.2)
-    low, high = relayed(opened)
-    low.shutdown(socket.SHUT_WR)
-    assert is_closed(high)
-    until(lambda: not opened[0]._relays._joined)
-    assert is_closed(low)
-
-
-def test_an_end_that_comes_again_is_not_joined_with_itself(opened):
-    old = dial(opened, FirstBytes(whom=For.RELAY, token=TOKEN, side=0))
-    until(lambda: opened[0]._relays._held)
-    low = dial(opened, FirstBytes(whom=For.RELAY, token=TOKEN, side=0))
-    assert is_closed(old)
-    high = dial(opened, FirstBytes(whom=For.RELAY, token=TOKEN, side=1))
-    low.sendall(b"new")
-    assert receive(high, 3) == b"new"
-
-
-def test_an_end_that_comes_again_ends_what_its_other_end_thinks_is_whole(opened):
-    low, high = relayed(opened)
-    again = dial(opened, FirstBytes(whom=For.RELAY, number=1, token=TOKEN, side=0))
-    assert is_closed(high) and is_closed(low)
-    high = dial(opened, FirstBytes(whom=For.RELAY, number=1, token=TOKEN, side=1))
-    high.sendall(b"new")
-    assert receive(again, 3) == b"new"
-
-
-def test_strangers_are_not_relayed(opened):
-    assert is_closed(dial(opened, FirstBytes(whom=For.RELAY, token=bytes(16))))
-    assert not opened[0]._relays._held
-
-
-def test_ends_that_wait_are_bounded_and_closed_in_time(opened, monkeypatch):
-    monkeypatch.setattr(relay, "_MOST_HELD", 3)
-    monkeypatch.setattr(relay, "_HELD_S", 1.5)
-    ends = [dial(opened, FirstBytes(whom=For.RELAY, number=number, token=TOKEN)) for number in range(6)]
-    assert all(is_closed(one) for one in ends[:3])
-    until(lambda: [number for (_, number), _ in opened[0]._relays._held] == [3, 4, 5])
-    assert all(is_closed(one) for one in ends[3:])
-
-
 # ---- listening and closing
 
 
@@ -398,7 +217,7 @@ def test_it_can_be_reached_by_all_names_that_it_has(host):
 
 
 def test_closing_leaves_no_thread_no_folder_and_no_open_file():
-    before_threads, before_files = threads(), len(os.listdir("/proc/self/fd"))
+    before_threads, before_files = threads("geo_accel port"), len(os.listdir("/proc/self/fd"))
     with ExitStack() as stack:
         one = Port("127.0.0.1", 0, None, lambda _: True)
         opened = (one, [], stack)
@@ -411,7 +230,7 @@ def test_closing_leaves_no_thread_no_folder_and_no_open_file():
         assert oct(folder.stat().st_mode)[-3:] == "700"
         one.close()
         one.close()
-        assert not folder.exists() and threads() == before_threads
+        assert not folder.exists() and threads("geo_accel port") == before_threads
     assert len(os.listdir("/proc/self/fd")) == before_files
 
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What every maker's swaps share."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from geo_accel.topology import Site, Topology
 from geo_accel.transport.base import Transport
 from geo_accel.transport.errors import OutOfStepError
 from geo_accel.transport.identity import Identity, Message
+from tests.transport.threads import message, on_all_sites
 
 
 class Telling(Transport):
@@ -51,3 +55,26 @@ def test_after_a_swap_that_failed_none_waits_any_more():
             transport.swap(payload, payload, Message(Identity(kind="round", step=step)))
         said.append(str(raised.value))
     assert transport.asked == 1 and len(set(said)) == 1
+
+
+def test_two_threads_cannot_swap_over_one_transport():
+    """Sounding the link on the training thread did, beside rounds: gloo would have taken one's messages for the
+    other's."""
+
+    def work(transport):
+        if transport.topology.rank == 1:
+            time.sleep(0.3)
+            swap(transport)
+            return None
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(swap, transport)
+            time.sleep(0.1)
+            with pytest.raises(AssertionError, match="two threads swap over one transport"):
+                swap(transport)
+            return first.result(10)
+
+    def swap(transport):
+        other = 1 - transport.topology.rank
+        transport.swap({other: torch.zeros(3)}, {other: torch.zeros(3)}, message())
+
+    assert on_all_sites(2, work) == [None, None]

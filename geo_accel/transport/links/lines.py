@@ -122,6 +122,7 @@ def sending(connection: socket.socket, rest: Rest) -> Steps:
 
 
 def saying(connection: socket.socket, data: bytes) -> Steps:
+    """All of `data`, which nobody exchanges meanwhile."""
     yield from sending(connection, Rest(memoryview(data)))
 
 

@@ -63,6 +63,8 @@ class Link:
         self.lines: list[Line | None] = [None] * (lines + 1)
         self.progress_at = monotonic()
         """When bytes last came from it or went to it."""
+        self.quiet_s = 0.0
+        """The longest time without any in the transfer that runs, or ran last."""
         self.news = False
         """Whether steps of any line that wait for the loop may go on."""
         self.has_to_say = False
@@ -84,7 +86,7 @@ class Link:
     def begin(self, header: Header, payload: memoryview, room: memoryview, fits: Callable[[Header], bool]) -> None:
         """Sends `payload`, and receives into `room` once a header `fits`."""
         self._payload, self._room, self._fits, self.heard = payload, room, fits, None
-        self.progress_at = monotonic()
+        self.progress_at, self.quiet_s = monotonic(), 0.0
         self.say(self.pair.begin(header.to_bytes(), len(payload), len(room)))
         self._look_at_header()
         self.news = True
@@ -244,7 +246,8 @@ class Link:
         return self.heard is not None and self._fits(self.heard)
 
     def _moves(self) -> None:
-        self.progress_at = monotonic()
+        now = monotonic()
+        self.quiet_s, self.progress_at = max(self.quiet_s, now - self.progress_at), now
 
 
 def new_sink() -> memoryview:

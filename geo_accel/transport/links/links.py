@@ -127,6 +127,7 @@ class LinksTransport(Transport):
         finally:
             for link in links.values():
                 link.end()
+        self.quiet_s = max((link.quiet_s for link in links.values()), default=0.0)
         return answers
 
     def _require_alive(self, link: Link, start: float, heard: bool) -> None:
@@ -171,8 +172,7 @@ class LinksTransport(Transport):
         for key, mask in self._selector.select(0 if turns else wait_s):
             what = key.data
             if what is None:
-                for connection in self._ways.arrived():
-                    self._accept(connection)
+                self._accept_all()
             elif isinstance(what, Opening):
                 self._advance_opening(what)
             else:
@@ -242,6 +242,16 @@ class LinksTransport(Transport):
         opening.steps = dialling(opening, route, self._ways, self._links)
         self._openings[opening] = None
         self._advance_opening(opening)
+
+    def _accept_all(self) -> None:
+        try:
+            for connection in self._ways.arrived():
+                self._accept(connection)
+        except ConnectionError as error:
+            # Lines that there are go on: at the end of a run a site's first process may be the first to be done. Where
+            # one breaks, its peer cannot come back, and is gone after a while.
+            self._selector.unregister(self._ways.fileno())
+            logger.debug("geo_accel: %s: no more lines can come: %s", self.name(self.topology.rank), error)
 
     def _accept(self, connection: socket.socket) -> None:
         prepare(connection)

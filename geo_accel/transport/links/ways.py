@@ -40,7 +40,7 @@ class Ways(Protocol):
         """Readable where `arrived` has something."""
 
     def arrived(self) -> list[socket.socket]:
-        """Connections that others have made to this rank."""
+        """Connections that others have made to this rank. Raises ConnectionError once none can come any more."""
 
     def close(self) -> None:
         """No more connections arrive."""
