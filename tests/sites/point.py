@@ -81,9 +81,9 @@ def at_once(*jobs: Callable[[], object]) -> list:
     return results
 
 
-def until(holds: Callable[[], object]) -> None:
-    """Waits until `holds()`; AssertionError where it does not come to that."""
-    assert eventually(lambda: bool(holds()), 10.0), "it did not come to that"
+def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Waits until `holds()`; AssertionError where it does not come to that in `seconds`."""
+    assert eventually(lambda: bool(holds()), seconds), "it did not come to that"
 
 
 def dial(opened, first: FirstBytes | bytes) -> socket.socket:

@@ -257,9 +257,13 @@ def test_lines_go_on_where_the_port_has_ended(three_keys):
 
 
 def test_patience_learns_how_long_a_peer_was_quiet_not_how_long_a_swap_took(three_keys):
+    begins = threading.Event()
+
     def work(transport):
         if transport.topology.rank == 1:
+            assert begins.wait(60)
             time.sleep(0.5)
+        begins.set()
         swap(transport, 0, LARGE)
         ((_, took),) = transport.take_swaps()
         return took, transport.quiet_s
