@@ -19,18 +19,13 @@ class Patience:
         """`stated_s` seconds, or None to go by what is seen."""
         self._stated_s = stated_s
         self._seen: deque[float] = deque(maxlen=_KEPT)
+        self.seconds = LONGEST_S if stated_s is None else stated_s
+        """After so many without progress a peer counts as lost: twenty times what all but a hundredth of waits took,
+        within reason. Transports ask in every turn of their loops."""
 
     def saw(self, quiet_s: float) -> None:
         """A peer came back after `quiet_s` seconds without progress."""
         self._seen.append(quiet_s)
-
-    @property
-    def seconds(self) -> float:
-        """After so many without progress a peer counts as lost: twenty times what all but a hundredth of waits took,
-        within reason."""
-        if self._stated_s is not None:
-            return self._stated_s
-        if len(self._seen) < _ENOUGH:
-            return LONGEST_S
-        usual = sorted(self._seen)[int(_QUANTILE * (len(self._seen) - 1))]
-        return min(LONGEST_S, max(_LEAST_S, _TIMES * usual))
+        if self._stated_s is None and len(self._seen) >= _ENOUGH:
+            usual = sorted(self._seen)[int(_QUANTILE * (len(self._seen) - 1))]
+            self.seconds = min(LONGEST_S, max(_LEAST_S, _TIMES * usual))

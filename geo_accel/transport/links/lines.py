@@ -15,6 +15,7 @@ from enum import Enum
 
 from geo_accel.transport.links.frames import HEAD_BYTES, Frame, FrameError, Head, Kind
 from geo_accel.transport.links.hello import Hello
+from geo_accel.transport.links.secured import Secured
 
 
 class Wait(Enum):
@@ -38,8 +39,8 @@ class Rest:
     """What has still to leave or to be filled. Whoever exchanges it meanwhile has the next bytes go there."""
 
     left: memoryview
-    moves: Callable[[], None] = lambda: None
-    """Called whenever it gets shorter."""
+    moves: Callable[[int], None] = lambda count: None
+    """Called with the bytes by which it gets shorter."""
 
 
 class LineBrokenError(Exception):
@@ -80,15 +81,15 @@ def connecting(connection: socket.socket, address: tuple) -> Steps:
     _ask_for_bbr(connection)
 
 
-def secured(context: ssl.SSLContext, connection: socket.socket, *, server: bool = False) -> ssl.SSLSocket:
+def secured(context: ssl.SSLContext, connection: socket.socket, *, server: bool = False) -> Secured:
     """TLS around `connection`, before anything of it is said."""
     try:
-        return context.wrap_socket(connection, server_side=server, do_handshake_on_connect=False)
+        return Secured(context, connection, server=server)
     except OSError as error:  # it was reset meanwhile
         raise broken(error) from error
 
 
-def shaking_hands(connection: ssl.SSLSocket) -> Steps:
+def shaking_hands(connection: Secured) -> Steps:
     """TLS's handshake."""
     while True:
         try:
@@ -96,7 +97,7 @@ def shaking_hands(connection: ssl.SSLSocket) -> Steps:
             return
         except ssl.SSLWantReadError:
             yield Wait.READABLE
-        except ssl.SSLWantWriteError:
+        except BlockingIOError:
             yield Wait.WRITABLE
         except ssl.SSLCertVerificationError as error:
             raise LineRefusedError(f"its certificate is refused: {error.verify_message}") from error
@@ -104,45 +105,44 @@ def shaking_hands(connection: ssl.SSLSocket) -> Steps:
             raise broken(error) from error
 
 
-def sending(connection: socket.socket, rest: Rest) -> Steps:
-    """All that is left."""
-    while rest.left:
+def sending(connection: socket.socket | Secured, rest: Rest) -> Steps:
+    """All that is left, until the system has it."""
+    while rest.left or (isinstance(connection, Secured) and not connection.has_left):
         try:
-            count = connection.send(rest.left)
-        except (ssl.SSLWantWriteError, BlockingIOError):
+            count = 0
+            if rest.left:
+                count = connection.send(rest.left)
+            elif isinstance(connection, Secured):
+                connection.flush()
+        except BlockingIOError:
             yield Wait.WRITABLE
-            continue
-        except ssl.SSLWantReadError:
-            yield Wait.READABLE
             continue
         except OSError as error:
             raise broken(error) from error
         rest.left = rest.left[count:]
-        rest.moves()
+        rest.moves(count)
 
 
-def saying(connection: socket.socket, data: bytes) -> Steps:
+def saying(connection: socket.socket | Secured, data: bytes) -> Steps:
     """All of `data`, which nobody exchanges meanwhile."""
     yield from sending(connection, Rest(memoryview(data)))
 
 
-def receiving(connection: ssl.SSLSocket, rest: Rest) -> Steps:
+def receiving(connection: Secured, rest: Rest) -> Steps:
     """As many bytes as `rest` has room for."""
     while rest.left:
-        rest.left = rest.left[(yield from receiving_some(connection, rest)) :]
-        rest.moves()
+        count = yield from receiving_some(connection, rest)
+        rest.left = rest.left[count:]
+        rest.moves(count)
 
 
-def receiving_some(connection: ssl.SSLSocket, rest: Rest) -> Generator[Wait, None, int]:
+def receiving_some(connection: Secured, rest: Rest) -> Generator[Wait, None, int]:
     """At least one byte into `rest`, which stays as it is; how many."""
     while True:
         try:
             count = connection.recv_into(rest.left)
         except ssl.SSLWantReadError:
             yield Wait.READABLE
-            continue
-        except ssl.SSLWantWriteError:
-            yield Wait.WRITABLE
             continue
         except OSError as error:
             raise broken(error) from error
@@ -151,7 +151,7 @@ def receiving_some(connection: ssl.SSLSocket, rest: Rest) -> Generator[Wait, Non
         return count
 
 
-def receiving_frame(connection: ssl.SSLSocket) -> Generator[Wait, None, Frame]:
+def receiving_frame(connection: Secured) -> Generator[Wait, None, Frame]:
     """One small frame."""
     head_room = bytearray(HEAD_BYTES)
     yield from receiving(connection, Rest(memoryview(head_room)))
@@ -163,7 +163,7 @@ def receiving_frame(connection: ssl.SSLSocket) -> Generator[Wait, None, Frame]:
     return Frame(head.kind, head.transfer, head.chunk, bytes(body))
 
 
-def greeting(connection: ssl.SSLSocket, hello: Hello) -> Steps:
+def greeting(connection: Secured, hello: Hello) -> Steps:
     """Says hello and hears the answer. Raises LineRefusedError with the other end's words."""
     yield from saying(connection, Frame(Kind.HELLO, body=hello.to_bytes()).to_bytes())
     answer = yield from receiving_frame(connection)
@@ -173,7 +173,7 @@ def greeting(connection: ssl.SSLSocket, hello: Hello) -> Steps:
         raise FrameError(f"a {answer.kind.name} came in answer to a hello")
 
 
-def greeted(connection: ssl.SSLSocket, problem_with: Callable[[Hello], str | None]) -> Generator[Wait, None, Hello]:
+def greeted(connection: Secured, problem_with: Callable[[Hello], str | None]) -> Generator[Wait, None, Hello]:
     """Hears a hello and answers it. Raises LineRefusedError for a `problem_with` it, which is said first."""
     frame = yield from receiving_frame(connection)
     if frame.kind != Kind.HELLO:
@@ -211,7 +211,7 @@ def _ask_for_bbr(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _BBR)
 
 
-def goes_by_what_arrives(connection: socket.socket) -> bool:
+def goes_by_what_arrives(connection: Secured) -> bool:
     """Whether the kernel has granted it BBR, for which a lost packet is no reason to send less."""
     try:
         return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == _BBR

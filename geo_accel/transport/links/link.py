@@ -2,7 +2,6 @@
 """One peer: the lines to it, and how a transfer's bytes go over them, as steps of the transport's loop."""
 
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from geo_accel.transport.links.lines import (
     saying,
     sending,
 )
+from geo_accel.transport.links.pace import Pace
+from geo_accel.transport.links.secured import Secured
 from geo_accel.transport.links.transfer import Pair, bounds
 
 CONTROL = 0
@@ -36,7 +37,7 @@ class Line:
     """One connection that both ends have agreed on."""
 
     number: int
-    connection: ssl.SSLSocket
+    connection: Secured
     read: Steps = field(init=False)
     write: Steps = field(init=False)
     read_waits: Wait = Wait.READABLE
@@ -80,11 +81,15 @@ class Link:
         self._fits: Callable[[Header], bool] = lambda header: False
         self._payload = self._room = _NOTHING
         self._sink = sink
+        self._pace = Pace(0, 0, 0.0)
 
     # ---- a transfer
 
-    def begin(self, header: Header, payload: memoryview, room: memoryview, fits: Callable[[Header], bool]) -> None:
-        """Sends `payload`, and receives into `room` once a header `fits`."""
+    def begin(
+        self, header: Header, payload: memoryview, room: memoryview, fits: Callable[[Header], bool], pace: Pace
+    ) -> None:
+        """Sends `payload`, and receives into `room` once a header `fits`; `pace` is told of both."""
+        self._pace = pace
         self._payload, self._room, self._fits, self.heard = payload, room, fits, None
         self.progress_at, self.quiet_s = monotonic(), 0.0
         self.say(self.pair.begin(header.to_bytes(), len(payload), len(room)))
@@ -110,7 +115,7 @@ class Link:
         if self.gone is not None:
             return True
         control = self.lines[CONTROL]
-        return control is not None and not control.queue and not control.leaving.left
+        return control is not None and not control.queue and not control.leaving.left and control.connection.has_left
 
     def say(self, frames: list[Frame]) -> None:
         """On the control line; where there is none, a new one says all that matters."""
@@ -171,7 +176,7 @@ class Link:
                     self.gone = frame.words
                     raise LineBrokenError(frame.words, by_peer=True)
                 self._hear(frame)
-            self._moves()
+            self._progress()
 
     def _writing_control(self, line: Line) -> Steps:
         while True:
@@ -182,7 +187,7 @@ class Link:
             yield Wait.MORE
 
     def _reading(self, line: Line) -> Steps:
-        line.arriving.moves = self._moves
+        line.arriving.moves = self._came
         head_room = bytearray(HEAD_BYTES)
         while True:
             yield from receiving(line.connection, Rest(memoryview(head_room)))
@@ -199,16 +204,12 @@ class Link:
                 yield Wait.MORE
             place = self.pair.arriving(head.transfer, head.chunk, head.length)
             line.arriving.left = self._sink[: head.length] if place is None else self._room[slice(*place)]
-            # No SO_RCVLOWAT, which would wake for every few packets: TCP's window opens by what is read, and over
-            # 150 ms the first transfer took 12 s in place of 1.6.
             yield from receiving(line.connection, line.arriving)
-            got = self.pair.arrived(head.transfer, head.chunk)
-            if got is not None:
-                self.say([got])
+            self.say(self.pair.arrived(head.transfer, head.chunk))
             yield Wait.TURN
 
     def _writing(self, line: Line) -> Steps:
-        line.leaving.moves = self._moves
+        line.leaving.moves = self._went
         announced = 0
         while True:
             chunk = self.pair.next_chunk(line.number) if self._sends(line) else None
@@ -245,7 +246,15 @@ class Link:
     def _is_expected(self) -> bool:
         return self.heard is not None and self._fits(self.heard)
 
-    def _moves(self) -> None:
+    def _came(self, count: int) -> None:
+        self._pace.moved(count, here=True)
+        self._progress()
+
+    def _went(self, count: int) -> None:
+        self._pace.moved(count, here=False)
+        self._progress()
+
+    def _progress(self) -> None:
         now = monotonic()
         self.quiet_s, self.progress_at = max(self.quiet_s, now - self.progress_at), now
 

@@ -10,7 +10,7 @@ import logging
 import selectors
 import socket
 from collections.abc import Mapping
-from time import monotonic
+from time import monotonic, sleep
 
 import torch
 
@@ -22,6 +22,8 @@ from geo_accel.transport.links.frames import FrameError
 from geo_accel.transport.links.lines import LineBrokenError, LineRefusedError, Wait, prepare
 from geo_accel.transport.links.link import Line, Link, new_sink
 from geo_accel.transport.links.openings import CONNECT_S, STRANGER_S, Opening, Retry, accepting, dialling
+from geo_accel.transport.links.pace import Pace
+from geo_accel.transport.links.secured import Secured
 from geo_accel.transport.links.ways import Ways
 from geo_accel.transport.patience import Patience
 from geo_accel.transport.seal import headers_for
@@ -64,10 +66,13 @@ class LinksTransport(Transport):
             for number in range(lines + 1)
             if ways.route(peer, number) is not None
         }
+        self._down = dict.fromkeys(self._retries)
+        """Those of them that are no lines now."""
         self._openings: dict[Opening, None] = {}
         """The oldest first."""
         self._most_openings = _SPARE_OPENINGS + 2 * sum(len(link.lines) for link in self._links.values())
         self._turns: set[Line] = set()
+        self._pace = Pace(0, 0, 0.0)
         self._warned: set[str] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(ways.fileno(), selectors.EVENT_READ, None)
@@ -106,13 +111,14 @@ class LinksTransport(Transport):
         start = monotonic()
         parties = sorted({*sends, *receives})
         links = {peer: self._links[peer] for peer in parties}
+        self._pace = Pace(_bytes_in(receives), _bytes_in(sends), start)
         for peer, header in headers_for(parties, sends, message, seals=self.seals).items():
             nbytes = receives[peer].nbytes if peer in receives else 0
 
             def fits(heard: Header, nbytes: int = nbytes) -> bool:
                 return heard.identity == message.identity and heard.nbytes == nbytes
 
-            links[peer].begin(header, _bytes_of(sends.get(peer)), _bytes_of(receives.get(peer)), fits)
+            links[peer].begin(header, _bytes_of(sends.get(peer)), _bytes_of(receives.get(peer)), fits, self._pace)
         answers: dict[int, Header] | None = None
         try:
             while answers is None or not all(link.is_over for link in links.values()):
@@ -132,9 +138,11 @@ class LinksTransport(Transport):
 
     def _require_alive(self, link: Link, start: float, heard: bool) -> None:
         """Raises for a peer that is gone, or shows no progress, while anything is owed between us."""
+        now = monotonic()
+        if link.gone is None and link.lost_at is None and now - link.progress_at <= self.deadline_s:
+            return
         if link.is_over if heard else link.pair.header is not None and link.has_said:
             return
-        now = monotonic()
         if link.gone is None and link.lost_at is not None and now - link.lost_at > _REDIAL_S:
             link.gone = "it closed all its lines and has not come back"
         if link.gone is not None:
@@ -161,14 +169,16 @@ class LinksTransport(Transport):
         """Lets everything go on that can, or waits a moment for something that can."""
         now = monotonic()
         wait_s = _LOOK_S
-        for (peer, number), retry in self._retries.items():
-            link = self._links[peer]
-            if link.lines[number] is None and link.gone is None:
+        for peer, number in tuple(self._down):
+            link, retry = self._links[peer], self._retries[peer, number]
+            if link.gone is None:
                 if now >= retry.at:
                     self._dial(link, number, retry)
                 wait_s = min(wait_s, max(0.0, retry.at - now))
         self._go_on()
         turns, self._turns = self._turns, set()
+        if not turns and (pause_s := self._pace.pause_s(now)):
+            sleep(pause_s)
         for key, mask in self._selector.select(0 if turns else wait_s):
             what = key.data
             if what is None:
@@ -183,7 +193,7 @@ class LinksTransport(Transport):
                 for line in [line for line in link.lines if line in turns]:
                     self._advance(link, line, _TURN)
         self._go_on()
-        for opening in [opening for opening in self._openings if monotonic() > opening.until]:
+        for opening in [opening for opening in self._openings if now > opening.until]:
             self._drop(opening, LineBrokenError("it was not ready in time"))
 
     def _go_on(self) -> None:
@@ -218,7 +228,7 @@ class LinksTransport(Transport):
             self._look_for(line.connection, line.interest, interest, (link, line))
             line.interest = interest
 
-    def _look_for(self, connection: socket.socket, before: int, now: int, what: object) -> None:
+    def _look_for(self, connection: socket.socket | Secured, before: int, now: int, what: object) -> None:
         if before and not now:
             self._selector.unregister(connection)
         elif now and not before:
@@ -229,6 +239,8 @@ class LinksTransport(Transport):
     def _lose(self, link: Link, line: Line, error: LineBrokenError) -> None:
         self._look_for(line.connection, line.interest, 0, None)
         link.detach(line, by_peer=error.by_peer)
+        if (link.peer, line.number) in self._retries:
+            self._down[link.peer, line.number] = None
 
     # ---- opening lines
 
@@ -287,6 +299,7 @@ class LinksTransport(Transport):
         link.attach(line)
         if (link.peer, line.number) in self._retries:
             self._retries[link.peer, line.number] = Retry(at=0.0)
+            del self._down[link.peer, line.number]
         self._advance(link, line, (Wait.READABLE, Wait.MORE))
 
     def _drop(self, opening: Opening, error: Exception) -> None:
@@ -338,6 +351,10 @@ def _bytes_of(tensor: torch.Tensor | None) -> memoryview:
     if tensor is None or not tensor.numel():
         return memoryview(b"")
     return tensor.view(torch.uint8).numpy().data.cast("B")
+
+
+def _bytes_in(tensors: Mapping[int, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _interest(waits: tuple[Wait, ...]) -> int:

@@ -37,7 +37,6 @@ class Opening:
     """A connection that is no line yet."""
 
     connection: socket.socket
-    """With TLS around it as soon as that begins; its file descriptor stays the same."""
     until: float
     link: Link | None = None
     """That it was dialled for, with `number`; None where it was accepted."""
@@ -74,9 +73,9 @@ def dialling(opening: Opening, route: Route, ways: Ways, links: Mapping[int, Lin
     yield from saying(opening.connection, route.first_bytes)
     if route.answers:
         return (yield from accepting(opening, ways, links))
-    opening.connection = connection = secured(ways.client, opening.connection)
+    connection = secured(ways.client, opening.connection)
     yield from shaking_hands(connection)
-    problem = ways.problem_with(connection, link.peer)
+    problem = ways.problem_with(connection.tls, link.peer)
     if problem is not None:
         raise LineRefusedError(problem)
     yield from greeting(connection, ways.hello(link.peer, number))
@@ -85,7 +84,7 @@ def dialling(opening: Opening, route: Route, ways: Ways, links: Mapping[int, Lin
 
 def accepting(opening: Opening, ways: Ways, links: Mapping[int, Link]) -> Taking:
     """Those of a line of which this end is TLS's server, to any peer of `links`."""
-    opening.connection = connection = secured(ways.server, opening.connection, server=True)
+    connection = secured(ways.server, opening.connection, server=True)
     yield from shaking_hands(connection)
 
     def problem_with(hello: Hello) -> str | None:
@@ -96,7 +95,7 @@ def accepting(opening: Opening, ways: Ways, links: Mapping[int, Link]) -> Taking
             return f"line {hello.line} came where line {opening.number} was expected"
         if hello.line >= len(links[hello.sender].lines):
             return f"there is no line {hello.line}"
-        return ways.problem_with(connection, hello.sender)
+        return ways.problem_with(connection.tls, hello.sender)
 
     hello = yield from greeted(connection, problem_with)
     return links[hello.sender], Line(hello.line, connection)

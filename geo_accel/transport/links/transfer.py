@@ -15,6 +15,9 @@ from collections import deque
 from geo_accel.transport.links.frames import LARGEST_CHUNK, Frame, FrameError, Kind
 
 _LEAST, _MOST, _PARTS = 64 * 1024, 1024 * 1024, 64
+_TOGETHER = 16
+"""Acknowledgements: what a line loses that breaks before they are said is sent twice, and nothing else depends on
+them before the last."""
 
 
 def chunk_bytes(nbytes: int) -> int:
@@ -52,6 +55,8 @@ class Pair:
         self._unheard: set[int] = set()
         """Chunks that the other end has not acknowledged."""
         self._missing: set[int] = set()
+        self._unsaid: list[Frame] = []
+        """Acknowledgements."""
         self._early: bytes | None = None
         """The other end's header of the next transfer."""
 
@@ -66,6 +71,7 @@ class Pair:
         self._unheard = set(self._waiting)
         self._missing = set(range(chunk_count(in_bytes) if in_bytes else 0))
         self._on_line.clear()
+        self._unsaid.clear()
         return [self.said]
 
     def control_is_back(self) -> list[Frame]:
@@ -76,6 +82,7 @@ class Pair:
         if self._said_before:
             frames += [Frame(Kind.HEADER, self.number - 1, body=self._said_before), Frame(Kind.DONE, self.number - 1)]
         frames.append(self.said)
+        self._unsaid.clear()
         arrived = range(chunk_count(self.in_bytes) if self.in_bytes else 0)
         return frames + [Frame(Kind.GOT, self.number, one) for one in arrived if one not in self._missing]
 
@@ -126,12 +133,17 @@ class Pair:
             raise FrameError(f"chunk {chunk} of {length} bytes was announced where it has {hi - lo}")
         return (lo, hi) if chunk in self._missing else None
 
-    def arrived(self, transfer: int, chunk: int) -> Frame | None:
-        """It has, whole: the acknowledgement to be sent, also where it had before."""
+    def arrived(self, transfer: int, chunk: int) -> list[Frame]:
+        """It has, whole, or had before: the acknowledgements to be sent now, several at a time and the rest with the
+        last chunk."""
         if transfer != self.number:
-            return None
+            return []
         self._missing.discard(chunk)
-        return Frame(Kind.GOT, transfer, chunk)
+        self._unsaid.append(Frame(Kind.GOT, transfer, chunk))
+        if self._missing and len(self._unsaid) < _TOGETHER:
+            return []
+        said, self._unsaid = self._unsaid, []
+        return said
 
     @property
     def said(self) -> Frame:

@@ -13,6 +13,7 @@ from geo_accel.transport.identity import Header, Identity
 from geo_accel.transport.links.frames import Frame, FrameError, Kind
 from geo_accel.transport.links.lines import LineBrokenError
 from geo_accel.transport.links.link import Line, Link, new_sink
+from geo_accel.transport.links.pace import Pace
 from geo_accel.transport.links.transfer import Pair, bounds, chunk_bytes, chunk_count
 
 LINES = 3
@@ -34,13 +35,14 @@ class Connection:
     """Bytes that go each way before the next step."""
     ended: bool = False
     other: "Connection" = field(init=False)
+    has_left = True
 
     def send(self, data: memoryview) -> int:
         if self.ended:
             raise ConnectionResetError
         count = min(len(data), self.budget, _ON_ITS_WAY - len(self.to))
         if count <= 0:
-            raise ssl.SSLWantWriteError
+            raise BlockingIOError
         self.budget -= count
         self.to += data[:count]
         return count
@@ -95,6 +97,7 @@ class End:
             memoryview(self.payload),
             memoryview(self.room),
             lambda heard: heard.identity == identity,
+            Pace(len(self.room), len(self.payload), 0.0),
         )
 
     def step(self, number: int, budget: int) -> None:
@@ -260,3 +263,13 @@ def test_a_chunk_that_is_not_of_the_payload_is_a_frame_error(chunk, length):
     with pytest.raises(FrameError):
         pair.arriving(1, chunk, length)
     assert pair.arriving(1, 9, 5) == (9 * 65536, 9 * 65536 + 5) and pair.arriving(0, chunk, length) is None
+
+
+def test_chunks_are_acknowledged_several_at_a_time_and_all_with_the_last():
+    pair = Pair()
+    pair.begin(b"", 0, 40 * 64 * 1024)
+    said = [len(pair.arrived(1, chunk)) for chunk in range(40)]
+    assert said == [0] * 15 + [16] + [0] * 15 + [16] + [0] * 7 + [8]
+    assert len(pair.control_is_back()) == 1 + 40
+    assert [len(pair.arrived(1, chunk)) for chunk in (3, 3)] == [1, 1]  # again, over another line
+    assert pair.arrived(0, 3) == []

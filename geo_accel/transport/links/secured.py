@@ -1,0 +1,109 @@
+# Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+"""TLS around a socket that does not block: many records for every call of the system."""
+
+import contextlib
+import socket
+import ssl
+
+_AT_ONCE = 64 * 1024
+"""Bytes that are read from the system in one go, or made records: those wait here until the system takes them, and can
+then go over no other line."""
+
+
+class Secured:
+    """One connection. Raises as `ssl.SSLSocket` does where something has to be waited for.
+
+    `ssl.SSLSocket` asks the system twice for every record of 16 KB, and for one that has come in part each time that a
+    packet of it arrives; a thread that trains beside it pays for that.
+    """
+
+    def __init__(self, context: ssl.SSLContext, connection: socket.socket, *, server: bool) -> None:
+        """Takes `connection` over, before anything of TLS is said."""
+        self._socket = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._left = memoryview(b"")
+        """Records that the system has not taken yet."""
+        self._is_drained = False
+        """Whether the last reading took all there was."""
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Without a word to the other end."""
+        self._socket.close()
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        """As `socket.socket` does."""
+        return self._socket.getsockopt(level, option, length)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the system has all that was sent."""
+        return not self._left and not self._outgoing.pending
+
+    def do_handshake(self) -> None:
+        """Goes on with it as far as possible. Raises ssl.SSLWantReadError or BlockingIOError where it waits."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self._fetch()
+            except ssl.SSLError:
+                self._say_why()
+                raise
+            else:
+                self.flush()
+                return
+
+    def recv_into(self, room: memoryview) -> int:
+        """Bytes that were read, 0 where the other end has closed. Raises ssl.SSLWantReadError where none are there."""
+        while True:
+            try:
+                # With room given, it says how many bytes it read.
+                return self.tls.read(len(room), room)  # pyrefly: ignore[bad-return]
+            except ssl.SSLWantReadError:
+                self._fetch()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return 0
+            except ssl.SSLError:
+                self._say_why()
+                raise
+
+    def send(self, data: memoryview) -> int:
+        """Bytes of `data` that have become records. Raises BlockingIOError where those before have not all left."""
+        self.flush()
+        count = self.tls.write(data[:_AT_ONCE])
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+        return count
+
+    def flush(self) -> None:
+        """Gives the system all that has become records. Raises BlockingIOError where it does not take all of it."""
+        while not self.has_left:
+            if not self._left:
+                self._left = memoryview(self._outgoing.read())
+            self._left = self._left[self._socket.send(self._left) :]
+
+    def _say_why(self) -> None:
+        """What is wrong with what has come, as far as that leaves at once."""
+        with contextlib.suppress(OSError):
+            self.flush()
+
+    def _fetch(self) -> None:
+        """Raises ssl.SSLWantReadError where nothing has arrived."""
+        if self._is_drained:
+            # Whatever comes meanwhile, the selector tells.
+            self._is_drained = False
+            raise ssl.SSLWantReadError
+        try:
+            arrived = self._socket.recv(_AT_ONCE)
+        except BlockingIOError:
+            raise ssl.SSLWantReadError from None
+        self._is_drained = 0 < len(arrived) < _AT_ONCE
+        if arrived:
+            self._incoming.write(arrived)
+        else:
+            self._incoming.write_eof()
