@@ -88,6 +88,8 @@ class Job:
     """What each site of the lab may send, 10**6 bits per second; one for all, or one by site."""
     down_mbps: tuple[float, ...] = ()
     """What each may receive; no limit of its own if empty."""
+    apart: bool = False
+    """Whether each site starts a job of its own, over links, in place of one job over all."""
     data: str = "texts"
     """"texts", "documentation" in blocks for the demo, or "random" tokens where no loss counts."""
     kinds: tuple[str, ...] = ("documentation",)
@@ -137,7 +139,8 @@ class Job:
     @property
     def key(self) -> str:
         """A hash of everything that decides the result, in hex."""
-        return _hash({**asdict(self), "material": self.material})[:20]
+        fields = {name: value for name, value in asdict(self).items() if name != "apart" or value}
+        return _hash({**fields, "material": self.material})[:20]
 
     def methods_of(self, turn: int) -> list[str]:
         """Who takes part in turn number `turn`, in order."""

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from benchmarks.kit.job import Job, Setting
 from geo_accel import GeoSync
+from geo_accel.lab.sites import WAN_INTERFACE
 
 Batch = dict[str, torch.Tensor]
 
@@ -156,4 +157,4 @@ def bytes_sent() -> int:
     """Bytes that have left this site's interface, headers included, as the kernel counts them."""
     lines = Path("/proc/self/net/dev").read_text().splitlines()
     counts = {name.strip(): numbers.split() for name, _, numbers in (line.partition(":") for line in lines)}
-    return int(counts[os.environ["GLOO_SOCKET_IFNAME"]][8])
+    return int(counts[WAN_INTERFACE if WAN_INTERFACE in counts else os.environ["GLOO_SOCKET_IFNAME"]][8])

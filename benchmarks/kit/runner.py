@@ -79,7 +79,7 @@ def run_batch(
         # On loopback, where no network is asked for, sites are not shaped.
         how = {"bandwidth_mbps": first.mbps, "downlink_mbps": first.down_mbps or None}
         sites = make_sites(first.sites, **(how if first.place == "lab" else {"shaping": False}))
-        lab = Lab([*WORKER, str(batch)], sites, env=steady(**extra), cwd=ROOT, grace_s=15.0)
+        lab = Lab([*WORKER, str(batch)], sites, env=steady(**extra), cwd=ROOT, grace_s=15.0, jobs=first.apart)
         done = lab.run(timeout_s=_STARTING_S + _LONGEST_JOB_S * len(jobs), on_output=listen)
         for job in jobs:
             files = [Path(folder, f"{job.key}.{site}.json") for site in range(job.sites)]

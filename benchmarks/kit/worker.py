@@ -7,7 +7,9 @@ The runner starts it once per site, with a JSON file: store, jobs, and where the
 
 import gc
 import json
+import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import nn
 
 from benchmarks.kit.job import Job, window
 from benchmarks.kit.material import Material
-from benchmarks.kit.methods import average_over_sites, bytes_sent, digest, held_out_loss, trainee_of
+from benchmarks.kit.methods import Batch, average_over_sites, bytes_sent, digest, held_out_loss, trainee_of
 from benchmarks.kit.store import write_json
 
 # Twice what guessing a byte costs: from there no run comes back.
@@ -39,15 +41,18 @@ def main() -> int:
         project_dir=str(batch_file.parent),
         mixed_precision=jobs[0].setting.precision,
         # All sites may share one accelerator, which NCCL refuses.
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
+        kwargs_handlers=[] if jobs[0].apart else [InitProcessGroupKwargs(backend="gloo")],
     )
+    # In a job of its own a site is no rank among others.
+    site = int(os.environ["GEO_ACCEL_SITE"].removeprefix("site")) if jobs[0].apart else accelerator.process_index
     for job in jobs:
         set_seed(job.seed)
         material = Material(job, Path(batch["store"]))
         bare = material.model()
-        record = (take_turns if job.method == "turns" else train)(job, material, accelerator, bare)
-        write_json(batch_file.parent / f"{job.key}.{accelerator.process_index}.json", record)
-        if batch["save"] and accelerator.is_main_process:
+        batches = material.batches(accelerator, site)
+        record = (take_turns if job.method == "turns" else train)(job, material, accelerator, bare, batches)
+        write_json(batch_file.parent / f"{job.key}.{site}.json", record)
+        if batch["save"] and site == 0:
             bare.save_pretrained(batch["save"])
         del bare, material
         accelerator.free_memory()
@@ -56,12 +61,12 @@ def main() -> int:
     return 0
 
 
-def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Module) -> dict:
+def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Module, batches: Iterator[Batch]) -> dict:
     """One run. `boundaries` are `perf_counter` at the start of the first step and the end of each, one clock for all
     sites; `sent` the bytes that have left the site's interface until then; `loss` is the held-out loss of the model
     averaged over sites, nats per token, None where training diverged or no loss counts.
     """
-    held_out, batches = material.held_out(), material.batches(accelerator, accelerator.process_index)
+    held_out = material.held_out()
     one = trainee_of(job, accelerator, bare, batches, "nothing" if job.method == "none" else "prepare")
     seen = {name: [] for name in ("boundaries", "sent", "losses", "checks")}
     diverged, first, steps, paused_s = False, {}, job.steps, 0.0
@@ -110,7 +115,7 @@ def train(job: Job, material: Material, accelerator: Accelerator, bare: nn.Modul
     return record
 
 
-def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn.Module) -> dict:
+def take_turns(job: Job, _: Material, accelerator: Accelerator, start: nn.Module, batches: Iterator[Batch]) -> dict:
     """One run in which methods take turns, again and again: machines have moods, and a step takes 0.24 s for a while
     and 0.32 s for a while, whatever runs. `start` becomes geo_accel's averaged model. Returns what this site saw:
 
@@ -120,7 +125,6 @@ def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn
     which are alike), after as many steps as the plan delays that are not timed: what comes from before ends there.
     Sites begin each part together: how far two have drifted apart that did not wait for each other is nobody's cost.
     """
-    batches = material.batches(accelerator, accelerator.process_index)
     one = {} if job.shared else {"none": trainee_of(job, accelerator, deepcopy(start), batches, "nothing")}
     if job.others:
         one["ddp"] = one["local_sgd"] = trainee_of(job, accelerator, deepcopy(start), batches, "ddp")
@@ -136,7 +140,7 @@ def take_turns(job: Job, material: Material, accelerator: Accelerator, start: nn
             period = min(max(engine.plan.period, job.least_steps), 60)
             warm, count = (max(1, engine.plan.delay) if method == "geo" else 1), (2 if method == "ddp" else period)
             running = nullcontext(geo) if method == "geo" else one[method].sync(method, None, count)
-            dist.barrier()
+            engine.control.gather("who takes turns", method)
             with running as sync:
                 for step in range(warm + count):
                     if step == warm:

@@ -1,5 +1,5 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
-"""Do two checkouts train to the same bits? `python -m benchmarks.same_bits OTHER_CHECKOUT` (two minutes a checkout).
+"""Do two checkouts train to the same bits? `python -m tests.same_bits OTHER_CHECKOUT` (two minutes a checkout).
 
 Eight runs with fixed plans, so that nothing depends on what a machine measures: Accelerate, Trainer and DeepSpeed;
 "stream", "backward" and "blocking"; int8, int2 and topk; two and three sites. Each checkout's own worker trains with
