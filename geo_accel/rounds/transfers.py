@@ -70,12 +70,13 @@ class Transfers:
         return self._tell(taken, message)
 
     def have_lost(self) -> bool:
-        """Whether any rank's system has sent something again since this was last asked, the same on all.
+        """Whether any rank's system has sent something again since this was last asked, and sends the less for it; the
+        same on all.
 
         False where systems do not tell.
         """
         before, self._resent = self._resent, resent_segments() or 0
-        return max(self.tell(self._resent - before)) > 0
+        return max(self.tell(0 if self._transport.rides_out_losses else self._resent - before)) > 0
 
     def transfer(self, nbytes: int) -> float:
         """`nbytes` from all to all; seconds here. It begins at once, like an exchange, and nobody hears of it."""

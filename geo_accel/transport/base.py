@@ -39,6 +39,8 @@ class Transport(ABC):
     """Whether its ranks are those of one torch world, which spans the sites."""
     quiet_s: float | None = None
     """The longest time in the last swap in which a peer showed no progress; None where that is not seen."""
+    rides_out_losses: bool = False
+    """Whether its connections go by what arrives, so that a lost packet is no reason for them to send less."""
     one_ways: int = 1
     """One-way latencies that a swap takes. More than 1 where a sender first has to hear that the receiver is ready."""
 

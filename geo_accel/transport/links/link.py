@@ -130,6 +130,11 @@ class Link:
     def is_whole(self) -> bool:
         return all(self.lines)
 
+    @property
+    def fills(self) -> bool:
+        """Whether each of its lines does."""
+        return all(line is not None and line.fills for line in self.lines[CONTROL + 1 :])
+
     def attach(self, line: Line) -> None:
         """A line that both ends have agreed on; it takes the place of one of the same number."""
         old = self.lines[line.number]

@@ -82,6 +82,7 @@ class LinksTransport(Transport):
         except BaseException:
             self.close()
             raise
+        self.rides_out_losses = all(link.fills for link in self._links.values())
 
     def _connect(self) -> None:
         start = monotonic()

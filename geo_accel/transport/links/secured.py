@@ -24,8 +24,10 @@ class Secured:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._left = memoryview(b"")
         """Records that the system has not taken yet."""
+        self._took_all = False
+        """Whether the last reading from the system took all there was."""
         self._is_drained = False
-        """Whether the last reading took all there was."""
+        """Whether nothing is there until the selector says so."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -51,6 +53,9 @@ class Secured:
             except ssl.SSLWantReadError:
                 self.flush()
                 self._fetch()
+                if self._is_drained:
+                    self._is_drained = False
+                    raise
             except ssl.SSLError:
                 self._say_why()
                 raise
@@ -59,18 +64,25 @@ class Secured:
                 return
 
     def recv_into(self, room: memoryview) -> int:
-        """Bytes that were read, 0 where the other end has closed. Raises ssl.SSLWantReadError where none are there."""
-        while True:
-            try:
-                # With room given, it says how many bytes it read.
-                return self.tls.read(len(room), room)  # pyrefly: ignore[bad-return]
-            except ssl.SSLWantReadError:
-                self._fetch()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0
-            except ssl.SSLError:
-                self._say_why()
-                raise
+        """Fills `room` with what has come; returns how many bytes, 0 where the other end has closed. Raises
+        ssl.SSLWantReadError where nothing is there."""
+        count = 0
+        try:
+            while count < len(room) and not self._is_drained:
+                try:
+                    # With room given, it says how many bytes it read.
+                    count += self.tls.read(len(room) - count, room[count:])  # pyrefly: ignore[unsupported-operation]
+                except ssl.SSLWantReadError:
+                    self._fetch()
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return count
+        except ssl.SSLError:
+            self._say_why()
+            raise
+        if count:
+            return count
+        self._is_drained = False
+        raise ssl.SSLWantReadError
 
     def send(self, data: memoryview) -> int:
         """Bytes of `data` that have become records. Raises BlockingIOError where those before have not all left."""
@@ -93,16 +105,16 @@ class Secured:
             self.flush()
 
     def _fetch(self) -> None:
-        """Raises ssl.SSLWantReadError where nothing has arrived."""
-        if self._is_drained:
-            # Whatever comes meanwhile, the selector tells.
-            self._is_drained = False
-            raise ssl.SSLWantReadError
+        """More records from the system, unless the last reading took all there was."""
+        if self._took_all:
+            self._took_all, self._is_drained = False, True
+            return
         try:
             arrived = self._socket.recv(_AT_ONCE)
         except BlockingIOError:
-            raise ssl.SSLWantReadError from None
-        self._is_drained = 0 < len(arrived) < _AT_ONCE
+            self._is_drained = True
+            return
+        self._took_all = 0 < len(arrived) < _AT_ONCE
         if arrived:
             self._incoming.write(arrived)
         else:
