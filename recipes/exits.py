@@ -33,7 +33,7 @@ def user_errors() -> Iterator[None]:
         )
         raise UsageError(
             f"rank {rank} of {world} did not meet the others at {address}:{port} ({one_line(error)}): are all "
-            "machines started, with one address and port, and is the port open?"
+            "machines started, in one job with one address and port (and no GEO_ACCEL_MEET), and is the port open?"
         ) from error
     except ValueError as error:
         raise UsageError(one_line(error)) from error
