@@ -3,6 +3,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,37 @@ class UsageError(ValueError):
     """Something the user gave cannot work; the message is one line and says what to do."""
 
 
+_SAID_AFTER_S = 10.0
+_ADVICE = (
+    "are all machines started, in one job with one address and port (and no GEO_ACCEL_MEET), and is the port open?"
+)
+
+
+def _told(does: str) -> str:
+    """A sentence of this process, with the places that its launcher named."""
+    rank, world, address, port = (
+        os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    )
+    return f"rank {rank} of {world} {does} at {address}:{port}"
+
+
+@contextmanager
+def awaiting_ranks() -> Iterator[None]:
+    """Say once, where joining the other processes of the job takes long in this block, that they are waited for.
+
+    torch waits for half an hour and longer without a word.
+    """
+    words = f"{_told('has been waiting for the others')} for {_SAID_AFTER_S:g} s: {_ADVICE}"
+    timer = threading.Timer(_SAID_AFTER_S, lambda: print(words, file=sys.stderr, flush=True))
+    timer.daemon = True
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Declare that a ValueError raised in this block comes from what the user gave.
@@ -28,13 +60,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except torch.distributed.DistError as error:
-        rank, world, address, port = (
-            os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        )
-        raise UsageError(
-            f"rank {rank} of {world} did not meet the others at {address}:{port} ({one_line(error)}): are all "
-            "machines started, with one address and port, and is the port open?"
-        ) from error
+        raise UsageError(f"{_told('did not meet the others')} ({one_line(error)}): {_ADVICE}") from error
     except ValueError as error:
         raise UsageError(one_line(error)) from error
 

@@ -30,7 +30,7 @@ from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArgument
 from recipes.card import geo_summary, write_card
 from recipes.data import site_file
 from recipes.evaluation import load_metric, score_blocks, trainer_quality
-from recipes.exits import run_recipe, user_errors
+from recipes.exits import awaiting_ranks, run_recipe, user_errors
 from recipes.model import save_merged
 from recipes.preparation import Prepared, prepare
 
@@ -40,6 +40,7 @@ class JoiningArguments(TrainingArguments):
     """TrainingArguments, which join the other processes, with --ddp_timeout also on CPU. {site} in a folder's name
     becomes the site's."""
 
+    @awaiting_ranks()
     def __post_init__(self) -> None:
         for name in ("output_dir", "resume_from_checkpoint"):
             if (folder := getattr(self, name)) is not None:

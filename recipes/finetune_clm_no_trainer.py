@@ -44,7 +44,7 @@ from recipes.arguments import DataTrainingArguments, GeoArguments, ModelArgument
 from recipes.card import geo_summary, write_card
 from recipes.data import site_file
 from recipes.evaluation import evaluate_blocks, load_metric
-from recipes.exits import run_recipe, user_errors
+from recipes.exits import awaiting_ranks, run_recipe, user_errors
 from recipes.model import save_merged
 from recipes.preparation import Prepared, prepare
 
@@ -197,6 +197,7 @@ def run(arguments: Sequence[str]) -> None:
             )
 
 
+@awaiting_ranks()
 def start(loop: LoopArguments) -> Accelerator:
     """Join the other processes. All ranks derive the order of the data from the seed, so none has to be told."""
     joining = InitProcessGroupKwargs(timeout=timedelta(seconds=loop.ddp_timeout))

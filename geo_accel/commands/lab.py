@@ -4,7 +4,10 @@
 In COMMAND, {rank} stands for the number of the site from 0, {sites} for the number of sites, {master} for the
 address of site 0 and {site} for the name of the site. All other braces are left alone. An example:
 
-  geo-accel lab --sites 2 --bandwidth-mbps 100 -- python train.py --site {rank}
+  geo-accel lab --sites 2 --bandwidth-mbps 100 -- python train.py --output runs/{site}
+
+COMMAND starts a job of its own in every site. Where it mentions {master}, or with --one-job, it starts the site's part
+of one job over all sites.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from rich.table import Table
 from geo_accel.commands.arguments import numbers
 from geo_accel.lab import Lab, LabResult, LabUnavailable, make_rate_changes, make_sites
 from geo_accel.lab.changes import State
+from geo_accel.lab.jobs import spans
 from geo_accel.lab.output import LineSplitter
 
 NAME = "lab"
@@ -67,18 +71,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P[,P...]",
         help="share of the packets a site sends that get lost; one number or one per site (default: 0)",
     )
-    parser.add_argument(
-        "--ranks-per-site",
-        type=int,
-        default=1,
-        metavar="R",
-        help="with 1, RANK, WORLD_SIZE and so on are set for COMMAND; with more, let it be torchrun (default: 1)",
-    )
-    parser.add_argument(
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
         "--jobs",
         action="store_true",
         help="COMMAND starts a job of its own in every site; it gets no launcher's variables, but GEO_ACCEL_SITE, "
-        "GEO_ACCEL_MEET, GEO_ACCEL_KEYS and GEO_ACCEL_EXPECT, through which the jobs find each other",
+        "GEO_ACCEL_MEET, GEO_ACCEL_KEYS and GEO_ACCEL_EXPECT, through which the jobs find each other (default, unless "
+        "COMMAND mentions {master})",
+    )
+    ways.add_argument(
+        "--one-job",
+        action="store_true",
+        help="COMMAND starts its site's part of one job over all sites: MASTER_ADDR and so on are set (default where "
+        "COMMAND mentions {master})",
+    )
+    parser.add_argument(
+        "--ranks-per-site",
+        type=int,
+        metavar="R",
+        help="of one job: with 1, RANK, WORLD_SIZE and so on are set for COMMAND; with more, let it be torchrun "
+        "(default: 1)",
     )
     parser.add_argument(
         "--no-shaping", action="store_true", help="run the sites on loopback, without namespaces and without limits"
@@ -118,6 +130,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("no command given; write it after --, as in: geo-accel lab --sites 2 -- python train.py")
     if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
         raise ValueError(f"--json {arguments.json}: the folder does not exist")
+    jobs = arguments.jobs or not (arguments.one_job or spans(command))
+    if jobs and arguments.ranks_per_site is not None:
+        raise ValueError(
+            f"--ranks-per-site {arguments.ranks_per_site} is for one job over all sites, and here each site starts a "
+            "job of its own, whose launcher says how many processes it has: leave it out, or add --one-job"
+        )
     sites = make_sites(
         arguments.sites,
         bandwidth_mbps=arguments.bandwidth_mbps,
@@ -131,8 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
         command,
         sites,
         rate_changes=make_rate_changes(arguments.change, sites),
-        ranks_per_site=arguments.ranks_per_site,
-        jobs=arguments.jobs,
+        ranks_per_site=1 if arguments.ranks_per_site is None else arguments.ranks_per_site,
+        jobs=jobs,
         grace_s=arguments.grace_s,
     )
     console = Console(stderr=True)

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", required=True, metavar="FILE", help="a key file that geo-accel keys add has written")
     parser.add_argument(
         "--expect",
-        type=count(1, auto=False),
+        type=count(2, auto=False),
         metavar="N",
         help="how many sites to wait for (default: what they say, else 2)",
     )

@@ -64,12 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--output {arguments.output}: the folder does not exist")
     import torch.distributed as dist
 
+    from geo_accel.integrations.session import already_joined
+
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched:
         dist.init_process_group("gloo")
     try:
         profile = _measure(arguments)
-        if int(os.environ.get("RANK", "0")) == 0:
+        joined = already_joined()
+        rank = int(os.environ.get("RANK", "0")) if joined is None else joined.topology.rank
+        if rank == 0:
             _show(profile, arguments)
     finally:
         if launched:
@@ -82,7 +86,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     import torch
     import torch.distributed as dist
 
-    from geo_accel.integrations.session import connect
+    from geo_accel.integrations.session import connect, of_jobs
     from geo_accel.masters import PlainMasters
     from geo_accel.profile.layers import STEPS, Computing, LayerTimer, as_profile
     from geo_accel.profile.trace import Trace
@@ -106,7 +110,7 @@ def _measure(arguments: argparse.Namespace) -> Profile:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     shape = (arguments.batch, arguments.sequence)
     tokens = torch.randint(model.config.vocab_size, shape, device=device)
-    session = connect(arguments.config) if dist.is_initialized() else None
+    session = connect(arguments.config) if dist.is_initialized() else of_jobs(arguments.config)
     facts = {"model": arguments.model, "config_overrides": arguments.config_overrides, "dtype": arguments.dtype}
 
     def trained(carried: dict[str, int], rehearsal: Rehearsal | None = None) -> Computing:

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from geo_accel.config import AUTO, GeoConfig, load_config
+from geo_accel.integrations.launched import refuse_mixture, require_known_ranks
 from geo_accel.plan.plan import Plan
 from geo_accel.sites.inside import InsideSite
 from geo_accel.sites.invitation import MEET_VARIABLE, Invitation, invitation_of
@@ -141,12 +142,14 @@ def find_sites(config: ConfigSource) -> Sites | None:
     settings = load_config(config)
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         print(
-            "geo_accel is off: this is a single process. Launch one or more per site to train across sites.",
+            "geo_accel is off: this is a single process. To train across sites launch one or more per site, each site "
+            f"as a job of its own with {MEET_VARIABLE}, or all as one job.",
             file=sys.stderr,
         )
         return None
     rank = dist.get_rank()
     control = ControlPlane(rank, dist.get_world_size(), deadline_of(settings))
+    refuse_mixture(control, None)
     here = Presence.here(settings, str(dist.get_backend()))
     return agree_on_sites(settings, rank, control, here, at_rest(_world(), settings))
 
@@ -180,7 +183,8 @@ def agree_on_sites(
         if rank == 0:
             print(
                 f"geo_accel is off: all {len(answers)} ranks are on one machine, which is one site. To treat them as "
-                f"several, set {SITE_VARIABLE} per process, or sites in the config.",
+                f"several, set {SITE_VARIABLE} per process, or sites in the config; to meet sites that are jobs of "
+                f"their own, set {MEET_VARIABLE}.",
                 file=sys.stderr,
             )
         return None
@@ -261,6 +265,8 @@ def _join(settings: GeoConfig, invitation: Invitation) -> Session:
     if before is not None and not before.transport.users:
         return replace(before, config=settings)
     deadline_s = deadline_of(settings)
+    if before is None:
+        _refuse_other_launches(invitation, deadline_s)
     joined = before.joined if before is not None else join(invitation, deadline_s, os.environ)
     assert joined is not None  # such sessions have it
     connections = joined.connect(deadline_s, patience_of(settings))
@@ -276,6 +282,13 @@ def _join(settings: GeoConfig, invitation: Invitation) -> Session:
     )
     _JOINED[:] = [session]
     return session
+
+
+def _refuse_other_launches(invitation: Invitation, deadline_s: float) -> None:
+    """Raises ValueError where this job is not one site. Collective over it."""
+    require_known_ranks()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        refuse_mixture(ControlPlane(dist.get_rank(), dist.get_world_size(), deadline_s), invitation)
 
 
 def require_everybody(what: str, known: int, launched: int, remedy: str) -> None:

@@ -12,13 +12,9 @@ MEETING_PORT = 29400
 """Where sites meet in the lab's own network."""
 
 
-def refuse_spanning(command: Sequence[str]) -> None:
-    """Raises ValueError for a command that is written for one job over all sites."""
-    if any("{master}" in argument for argument in command):
-        raise ValueError(
-            "{master} given with jobs: a job per site has no master over all; let COMMAND start one site's job "
-            "(GEO_ACCEL_MEET leads it to the others), or leave out --jobs"
-        )
+def spans(command: Sequence[str]) -> bool:
+    """Whether a command is written for one job over all sites: it says where their common master is."""
+    return any("{master}" in argument for argument in command)
 
 
 def job_environment(site: Site, sites: Sequence[Site], *, port: int, base: Mapping[str, str]) -> dict[str, str]:
@@ -54,7 +50,10 @@ def keys_in(environments: Sequence[dict[str, str]]) -> Generator[str | None]:
 
     with tempfile.TemporaryDirectory(prefix="geo_accel-lab-keys-") as name:
         folder = Path(name)
-        authority.init(folder)
+        try:
+            authority.init(folder)
+        except ValueError as error:
+            raise ValueError(f"each site's job needs a key file, and {error}; or add --one-job") from error
         paths = {site: authority.add(folder, site) for site in {one["GEO_ACCEL_SITE"] for one in without}}
         for one in without:
             one["GEO_ACCEL_KEYS"] = str(paths[one["GEO_ACCEL_SITE"]])

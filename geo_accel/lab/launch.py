@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geo_accel.lab.changes import RateChange, State, TextWatch, make_rate_changes
-from geo_accel.lab.jobs import MEETING_PORT, job_environment, keys_in, refuse_spanning
+from geo_accel.lab.jobs import MEETING_PORT, job_environment, keys_in
 from geo_accel.lab.namespaces import LabUnavailable, unshare_command
 from geo_accel.lab.pipes import pipe
 from geo_accel.lab.results import LabResult, RateChangeResult, SiteResult
@@ -127,7 +127,6 @@ class Lab:
         self.rate_changes = list(rate_changes)
         self.jobs = jobs
         if jobs:
-            refuse_spanning(command)
             port = choose_port(MEETING_PORT, self.shaping)
             environments = [job_environment(site, sites, port=port, base=base) for site in sites]
         else:

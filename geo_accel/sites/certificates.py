@@ -90,7 +90,9 @@ def _x509() -> ModuleType:
     try:
         from cryptography import x509
     except ImportError as error:
-        raise ValueError("making keys needs the package cryptography: pip install cryptography") from error
+        raise ValueError(
+            "making keys needs the package cryptography (the extra keys): pip install cryptography"
+        ) from error
     return x509
 
 

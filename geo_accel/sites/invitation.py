@@ -73,9 +73,18 @@ def address_of(text: str, where: str, allowed: str, *, may_lack_host: bool = Fal
     host, _, number = (text.removeprefix(_HERE) if may_lack_host else text).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     good = number.isascii() and number.isdigit() and 0 < int(number) < 65536 and (bare == host) != (":" in bare)
-    if not good or not (bare or may_lack_host) or any(c.isspace() or c in "/@" for c in bare):
+    if not good or not (_could_resolve(bare) or (may_lack_host and not bare)):
         raise ValueError(f"{where}: got {text!r}; allowed: {allowed}")
     return bare, int(number)
+
+
+def _could_resolve(host: str) -> bool:
+    """Whether `host` is written as a name or an address; of others Python's errors do not say which."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(host) and not any(c.isspace() or not c.isprintable() or c in "/@" for c in host)
 
 
 def address_text(address: Address) -> str:

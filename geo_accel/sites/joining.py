@@ -2,6 +2,7 @@
 """How a job becomes one site of a run: it finds the meeting point, learns who else is in, and opens its lines."""
 
 import atexit
+import itertools
 import os
 import secrets
 import sys
@@ -67,7 +68,7 @@ class Joined:
         """By rank."""
         self._visit, self._served = visit, opened
         self._place, self._credentials, self._door = place, credentials, door
-        self._channels = 0
+        self._channels, self._shelves = 0, itertools.count()
         self._opened: list[Transport] = []
         atexit.register(self._leave)
 
@@ -83,7 +84,9 @@ class Joined:
         inside = InsideSite(topology, job_group(deadline_s))
         arrivals = Arrivals(self._door, number_of(self._place, channel))
         ways = RosterWays(visit.roster, topology, self._credentials, arrivals, visit.address, channel)
-        control = ControlPlane(topology.rank, topology.world_size, deadline_s, visit.shelf)
+        # Numbered here: how many control planes a job has made for itself is the job's own business.
+        open_shelf = lambda _: visit.shelf(f"{next(self._shelves)}/")  # noqa: E731
+        control = ControlPlane(topology.rank, topology.world_size, deadline_s, open_shelf)
         control.name_of = topology.called
         transport = LinksTransport(topology, patience, ways)
         self._opened.append(transport)
@@ -110,9 +113,9 @@ def join(invitation: Invitation, deadline_s: float, environ: Mapping[str, str]) 
     opened = _Opened()
     credentials = _read_keys(group, invitation, environ)
     told = told_by_first(group, _answer(lambda: _open(invitation, credentials, opened)) if place == 0 else None)
-    if "error" in told:
-        raise ValueError(told["error"])
     try:
+        if "error" in told:
+            raise ValueError(told["error"])
         # A door is on one machine. Processes of the site on others are not dialled: they dial, or meet at a relay.
         door = told["door"] if told["door"] and os.path.exists(told["door"]) else None
         arrival = Arrival(

@@ -171,6 +171,11 @@ class Meeting:
             self._arrived[site][place] = (arrival, fingerprint)
             self._left.discard((site, place))
             return None
+        if site in self._arrived:
+            return (
+                f"this run has begun, with the sites {self._names}; another {site} is too late. Is it a second "
+                "site by that name, or the same one, started anew? A run goes on with the jobs that it began with."
+            )
         return f"this run has begun, with the sites {self._names}; {site} is too late. Is GEO_ACCEL_EXPECT right?"
 
     def _problem_with(self, arrival: Arrival) -> str | None:

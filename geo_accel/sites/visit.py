@@ -10,7 +10,7 @@ from typing import Any
 
 from geo_accel.sites.credentials import Credentials, Shown, is_removed
 from geo_accel.sites.first_bytes import FirstBytes, For
-from geo_accel.sites.invitation import Address, address_text
+from geo_accel.sites.invitation import EXPECT_VARIABLE, MEET_VARIABLE, Address, address_text
 from geo_accel.sites.meeting import Arrival, Roster
 from geo_accel.sites.messages import LARGE, hear, tell
 from geo_accel.transport.errors import SiteLostError
@@ -39,7 +39,7 @@ class Visit:
         self._credentials = credentials
         self._connection: ssl.SSLSocket | None = None
         self._shelves: list[MeetShelf] = []
-        missing = [f"the meeting point at {address_text(address)}"]
+        missing = [self.point]
         start = time.monotonic()
         with Waiting(lambda: deadline_s).over(f"{arrival.site}: meeting", lambda: missing[0]):
             try:
@@ -64,10 +64,14 @@ class Visit:
                         return Roster.from_json(said["roster"])
                     missing[0] = str(said["missing"])
                     if time.monotonic() - start > deadline_s:
-                        raise SiteLostError(f"{arrival.site} waited {deadline_s:.0f} s for {missing[0]}.")
+                        raise SiteLostError(
+                            f"{arrival.site} waited {deadline_s:.0f} s (resilience.patience_s) for {missing[0]}: is "
+                            f"everything started, each site as a job of its own with {MEET_VARIABLE}, and is "
+                            f"{EXPECT_VARIABLE} right?"
+                        )
             except socket.gaierror as error:
                 raise ValueError(
-                    f"{self.address[0]} does not resolve ({error.strerror}); check GEO_ACCEL_MEET."
+                    f"{self.address[0]} does not resolve ({error.strerror}); check {MEET_VARIABLE} (or meet.at)."
                 ) from error
             except OSError as error:
                 self.close()
@@ -76,10 +80,13 @@ class Visit:
                         f"{self.point} and {arrival.site} are not of one run: {cause}; are both key files of the same "
                         "authority, and is neither out of date?"
                     ) from error
+                reason = error.strerror or str(error)
+                missing[0] = f"{self.point} ({reason})"
                 if time.monotonic() - start > deadline_s:
                     raise SiteLostError(
                         f"{arrival.site} could not reach the meeting point at {address_text(self.address)} within "
-                        f"{deadline_s:.0f} s ({error.strerror or error}): does it run, and is its port open?",
+                        f"{deadline_s:.0f} s (resilience.patience_s; {reason}): does it run, as a site with "
+                        f"{MEET_VARIABLE}=listen:{self.address[1]} or as geo-accel meet, and is its port open?",
                         retryable=True,
                     ) from error
                 time.sleep(_AGAIN_S)

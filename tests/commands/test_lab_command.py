@@ -1,5 +1,6 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 import json
+import sys
 
 import pytest
 
@@ -17,7 +18,11 @@ pytestmark = pytest.mark.alone
         (["--bandwidth-mbps", "1,2,3", "--", "true"], "3 values for 2 sites"),
         (["--downlink-mbps", "1,2,3", "--", "true"], "downlink_mbps: 3 values for 2 sites"),
         (["--no-shaping", "--downlink-mbps", "5", "--", "true"], "downlink_mbps needs shaping"),
-        (["--ranks-per-site", "0", "--", "true"], "ranks_per_site: 0"),
+        (["--one-job", "--ranks-per-site", "0", "--", "true"], "ranks_per_site: 0"),
+        *(
+            ([*more, "--ranks-per-site", "1", "--", "true"], "--ranks-per-site 1 is for one job over all sites")
+            for more in ([], ["--jobs"])
+        ),
         (["--grace-s", "-1", "--", "true"], "grace_s: -1"),
         (["--json", "/no/such/folder/x.json", "--", "true"], "the folder does not exist"),
         (["--no-shaping", "--latency-ms", "5", "--", "true"], "need shaping"),
@@ -26,7 +31,6 @@ pytestmark = pytest.mark.alone
         (["--change", "20s=cut10s", "--", "true"], "'cut10s' given; write Mbit/s, up, cut, or cut 10s"),
         (["--nat", "3", "--", "true"], "nat: '3' given; the sites are site0 to site1, or 0 to 1"),
         (["--no-shaping", "--nat", "1", "--", "true"], "leave out --no-shaping or --nat"),
-        (["--jobs", "--", "sh", "-c", "echo {master}"], "{master} given with jobs"),
         (["--no-shaping", "--change", "20s=30", "--", "true"], "leave out --no-shaping or --change"),
     ],
 )
@@ -44,6 +48,40 @@ def test_a_change_that_cannot_be_read_gets_one_line_and_exit_code_2(change, caps
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "argument --change: " in line
     assert "given; " in line
+
+
+@pytest.mark.parametrize(
+    "options, script, environ",
+    [
+        ([], "", "job"),
+        ([], "# {master}", "one"),
+        (["--one-job"], "", "one"),
+        (["--jobs"], "# {master}", "job"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_job_per_site_unless_the_command_spans_them(options, script, environ, capfd):
+    printed = f'echo "$GEO_ACCEL_SITE $GEO_ACCEL_EXPECT $RANK $WORLD_SIZE" {script}'
+    assert main(["lab", "--no-shaping", *options, "--", "sh", "-c", printed]) == 0
+    lines = [line.split(None, 1)[1].strip() for line in sorted(capfd.readouterr().out.splitlines())]
+    assert lines == {"job": ["site0 2", "site1 2"], "one": ["0 2", "1 2"]}[environ]
+
+
+def test_both_ways_at_once_get_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["lab", "--jobs", "--one-job", "--", "true"])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "argument --one-job: not allowed with argument --jobs" in line
+
+
+def test_without_what_makes_keys_one_line_says_which_extra_or_way(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert main(["lab", "--no-shaping", "--", "true"]) == 2
+    assert capsys.readouterr().err == (
+        "geo-accel: error: lab: each site's job needs a key file, and making keys needs the package cryptography (the "
+        "extra keys): pip install cryptography; or add --one-job\n"
+    )
+    assert main(["lab", "--no-shaping", "--one-job", "--", "true"]) == 0
 
 
 def test_lines_carry_the_name_of_their_site_and_the_exit_code_comes_through(capfd):
@@ -107,7 +145,7 @@ def test_changes_of_the_rate_are_made_and_reported(tmp_path, capfd):
 @pytest.mark.lab
 @pytest.mark.timeout(60)
 def test_jobs_behind_nat_on_lines_that_are_cut(capfd):
-    options = ["--jobs", "--nat", "site0", "--change", "0.2s=up,cut 0.4s"]
+    options = ["--nat", "site0", "--change", "0.2s=up,cut 0.4s"]
     assert main(["lab", *options, "--", "sh", "-c", "sleep 1; echo $GEO_ACCEL_MEET"]) == 0
     printed = capfd.readouterr()
     assert sorted(printed.out.splitlines()) == ["[site0] 10.77.0.2:29400", "[site1] listen:29400"]

@@ -30,10 +30,11 @@ def test_one_process_measures_the_layers_and_plan_reads_them(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_sites_measure_their_links_too(tmp_path):
+@pytest.mark.parametrize("jobs", [False, True], ids=["one job", "a job per site"])
+def test_two_sites_measure_their_links_too(tmp_path, jobs):
     path = tmp_path / "profile.json"
     command = ["geo_accel.commands.main", "profile", *SMALL, "--pairs", "--output", str(path)]
-    for finished in run_workers(command, timeout_s=100):
+    for finished in run_workers(command, timeout_s=100, jobs=jobs):
         assert finished.returncode == 0, finished.output[-2000:]
     profile = read_profile(path)
     assert [site for site, _ in profile.links] == ["site0", "site1"]

@@ -78,12 +78,6 @@ def test_what_users_set_themselves_wins():
     assert [site.output.split() for site in result.sites] == [["hub:1", "9", "my.pem", "me"]] * 2
 
 
-def test_a_command_for_one_job_over_all_sites_is_refused():
-    with pytest.raises(ValueError, match=r"\{master\} given with jobs: .* or leave out --jobs") as caught:
-        run_sites(["/bin/echo", "--master_addr={master}"], jobs=True, shaping=False)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.lab
 def test_jobs_share_no_memory_by_name():
     script = "echo > /dev/shm/{site}; sleep 0.5; ls /dev/shm; ls -d /dev/shm/.. >/dev/null"

@@ -127,14 +127,14 @@ def test_large_output_does_not_block():
     ("name", "options"),
     [
         *[
-            pytest.param(name, [], marks=shaped, id=f"{name}-shaped")
+            pytest.param(name, ["--one-job"], marks=shaped, id=f"{name}-shaped")
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
         ],
-        pytest.param("SIGKILL", ["--latency-ms", "2"], marks=shaped, id="SIGKILL-relay"),
-        pytest.param("SIGINT", ["--no-shaping"], id="SIGINT-plain"),
-        pytest.param("SIGKILL", ["--no-shaping"], id="SIGKILL-plain"),
-        pytest.param("SIGKILL", ["--jobs"], marks=shaped, id="SIGKILL-jobs"),
-        pytest.param("SIGINT", ["--no-shaping", "--jobs"], id="SIGINT-plain-jobs"),
+        pytest.param("SIGKILL", ["--one-job", "--latency-ms", "2"], marks=shaped, id="SIGKILL-relay"),
+        pytest.param("SIGINT", ["--one-job", "--no-shaping"], id="SIGINT-plain"),
+        pytest.param("SIGKILL", ["--one-job", "--no-shaping"], id="SIGKILL-plain"),
+        pytest.param("SIGKILL", [], marks=shaped, id="SIGKILL-jobs"),
+        pytest.param("SIGINT", ["--no-shaping"], id="SIGINT-plain-jobs"),
     ],
 )
 def test_whatever_ends_the_command_nothing_is_left(name, options):
@@ -154,7 +154,7 @@ def test_whatever_ends_the_command_nothing_is_left(name, options):
         said = lab.stdout.readline()
         assert "ready" in said
         keys = Path(said.split()[-1])
-        assert keys.exists() == ("--jobs" in options)
+        assert keys.exists() == ("--one-job" not in options)
         # A shell that said "ready" may not be the sleeper yet.
         assert eventually(lambda: len(processes_with(f"sleep {marker}")) >= 4), processes_with(marker)
         made = network_namespaces(descendants(lab.pid)) - here
@@ -163,7 +163,7 @@ def test_whatever_ends_the_command_nothing_is_left(name, options):
         assert lab.wait(timeout=20) == (-9 if name == "SIGKILL" else 128 + getattr(signal, name))
         assert eventually(lambda: not processes_with(marker)), processes_with(marker)
         assert eventually(lambda: not network_namespaces() & made)
-        assert eventually(lambda: not keys.parent.exists() or "--jobs" not in options)
+        assert eventually(lambda: not keys.parent.exists() or "--one-job" in options)
     finally:
         lab.kill()
         lab.wait()

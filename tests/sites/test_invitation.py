@@ -47,7 +47,19 @@ def test_one_job_over_all_sites_has_none():
         ({"GEO_ACCEL_MEET": "a:1"}, "GEO_ACCEL_KEYS (or meet.keys) is missing: the site's key file"),
         *(
             (KEYS | {"GEO_ACCEL_MEET": where}, f"GEO_ACCEL_MEET: got {where!r}; allowed: host:port, or listen:port")
-            for where in ("a", ":29400", "a:0", "a:65536", "a:b", "::1:5", "listen:", "a b:1", "http://a:1")
+            for where in (
+                "a",
+                ":29400",
+                "a:0",
+                "a:65536",
+                "a:b",
+                "::1:5",
+                "listen:",
+                "a b:1",
+                "http://a:1",
+                "a..b:1",
+                "a" * 64 + ":1",
+            )
         ),
         *(
             (

@@ -172,7 +172,10 @@ def test_one_that_is_in_may_come_again_once_all_are_there():
     assert arrive(point, arrival("a")) is None
     assert point.present == {"a": (1, 1), "b": (1, 1)}
     assert "too late" in (arrive(point, arrival("a"), fingerprint="another") or "")
-    assert "too late" in (arrive(point, arrival("a", job="started anew")) or "")
+    assert arrive(point, arrival("a", job="started anew")) == (
+        "this run has begun, with the sites a, b; another a is too late. Is it a second site by that name, or the "
+        "same one, started anew? A run goes on with the jobs that it began with."
+    )
     assert "too late" in (arrive(point, arrival("a", 1, 2)) or "")
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """How a process comes to the meeting point, and what it lays on the shelf there, over real sockets."""
 
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 from geo_accel.sites import host, visit
 from geo_accel.sites.meeting import Arrival
 from geo_accel.sites.messages import LARGE, SMALL, hear, tell
+from geo_accel.transport import waiting
 from geo_accel.transport.errors import SiteLostError
 from tests.sites.point import at_once, meeting_point, threads, until
 
@@ -45,7 +47,9 @@ def test_who_ends_while_he_waits_may_start_again_at_once(point, credentials_of):
 
 
 def test_who_waits_too_long_is_told_for_whom(point, credentials_of):
-    with pytest.raises(SiteLostError, match=r"a waited 1 s for 1 more of 2 sites \(there: a\)"):
+    with pytest.raises(
+        SiteLostError, match=r"a waited 1 s \(.*\) for 1 more of 2 sites \(there: a\): is everything started"
+    ):
         point.visit(credentials_of("a"), deadline_s=1.0)
     until(lambda: point.host.present == {})
 
@@ -80,8 +84,36 @@ def test_nobody_at_the_meeting_point(credentials_of, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
-    with pytest.raises(ValueError, match=r"nowhere does not resolve .*check GEO_ACCEL_MEET"):
+    with pytest.raises(ValueError, match=r"nowhere does not resolve .*check GEO_ACCEL_MEET \(or meet\.at\)"):
         visit.Visit(("nowhere", 1), credentials_of("a"), arrival, 5)
+
+
+def test_whoever_answers_and_is_no_meeting_point_is_said_with_the_reason(credentials_of, monkeypatch, caplog):
+    """Another program has the port: it is waited for, since it may end, and said what came."""
+    monkeypatch.setattr(waiting, "FIRST_S", 0.5)
+    arrival = Arrival(site="a", job="j", place=0, size=1, machine="m")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            while True:
+                connection = other.accept()[0]
+                if connection.recv(1000) == b"end":
+                    return
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.close()
+
+        def come() -> None:
+            with pytest.raises(
+                SiteLostError, match=r"could not reach .* within 2 s \(resilience.patience_s; .*\): does"
+            ):
+                visit.Visit(other.getsockname(), credentials_of("a"), arrival, 2.0)
+            socket.create_connection(other.getsockname()).sendall(b"end")
+
+        at_once(answer, come)
+    assert any(
+        re.match(r"a: meeting: has been waiting for the meeting point at 127\S+ \(.+\) for", line)
+        for line in caplog.messages
+    )
 
 
 # ---- the shelf
