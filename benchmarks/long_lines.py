@@ -3,8 +3,8 @@
 
 Steps of a known length (`tests.workers.pace_worker`) on two emulated sites, for each line a one-way latency in ms
 and a loss in percent. Efficiency is the steps' length over what they took, once with and once without the steps
-before the plan; "of the step alone" counts what the worker itself adds to a step as the step's. `--package` runs another checkout's geo_accel, to compare with. Writes runs/long_lines/results.json
-and table.md.
+before the plan; "of the step alone" counts what the worker itself adds to a step as the step's. `--package` runs
+another checkout's geo_accel, to compare with. Writes runs/long_lines/results.json and table.md.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def summary(record: dict) -> dict:
         "total_s": total_s,
         "efficiency": STEP_S * len(boundaries) / total_s,
         "efficiency_planned": STEP_S * len(steps[planned:]) / sum(steps[planned:]),
-        "efficiency_own": geo["profile"]["compute_s"] * len(steps[planned:]) / sum(steps[planned:]),
+        "efficiency_own": geo["profile"]["step_s"] * len(steps[planned:]) / sum(steps[planned:]),
         **{key: geo.get(key) for key in ("start_to_plan_s", "measuring_s", "exposed_s", "link_mbps")},
         "plans": "; ".join(f"{plan['period']}, {plan['codec']}, {plan['delay']}" for plan in geo["plans"]),
         "why": geo["plans"][0]["reason"].split(":")[0],
