@@ -25,7 +25,7 @@ from geo_accel.topology import SITE_VARIABLE, machine_label
 from geo_accel.transport.base import Transport
 from geo_accel.transport.links.links import LinksTransport
 from geo_accel.transport.patience import Patience
-from geo_accel.transport.store import ControlPlane
+from geo_accel.transport.store import ControlPlane, KeyStore
 
 _LINGER_S = 30.0
 """So long the process that holds the meeting point stays at its end for others who have not left."""
@@ -84,13 +84,15 @@ class Joined:
         inside = InsideSite(topology, job_group(deadline_s))
         arrivals = Arrivals(self._door, number_of(self._place, channel))
         ways = RosterWays(visit.roster, topology, self._credentials, arrivals, visit.address, channel)
-        # Numbered here: how many control planes a job has made for itself is the job's own business.
-        open_shelf = lambda _: visit.shelf(f"{next(self._shelves)}/")  # noqa: E731
-        control = ControlPlane(topology.rank, topology.world_size, deadline_s, open_shelf)
+        control = ControlPlane(topology.rank, topology.world_size, deadline_s, self._open_shelf)
         control.name_of = topology.called
         transport = LinksTransport(topology, patience, ways)
         self._opened.append(transport)
         return Connections(control=control, transport=transport, inside=inside)
+
+    def _open_shelf(self, _: str) -> KeyStore:
+        """The next one. How many control planes a job has made for itself, which numbers them, is its own business."""
+        return self._visit.shelf(f"{next(self._shelves)}/")
 
     def _leave(self) -> None:
         """The process ends. Who holds the meeting point stays until the others have left it, for a while."""
@@ -188,5 +190,5 @@ def _say(line: str) -> None:
 def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the others of the site wait for the answer
         return {"error": str(error)}
