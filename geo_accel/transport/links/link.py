@@ -17,7 +17,6 @@ from geo_accel.transport.links.lines import (
     goes_by_what_arrives,
     receiving,
     receiving_some,
-    saying,
     sending,
 )
 from geo_accel.transport.links.pace import Pace
@@ -30,6 +29,8 @@ _NOTHING = memoryview(b"")
 _ENOUGH_THAT_FILL = 2
 """Of lines that fill the network each: a second goes on where the first stalls."""
 _CONTROL_BYTES = 64 * 1024
+_AT_A_TIME = 8
+"""Chunks of a line whose bytes are there, or for which there is room, before other lines have their turn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -192,7 +193,7 @@ class Link:
             yield Wait.MORE
 
     def _reading(self, line: Line) -> Steps:
-        line.arriving.moves = self._came
+        line.arriving.moves, chunks = self._came, 0
         head_room = bytearray(HEAD_BYTES)
         while True:
             yield from receiving(line.connection, Rest(memoryview(head_room)))
@@ -211,11 +212,12 @@ class Link:
             line.arriving.left = self._sink[: head.length] if place is None else self._room[slice(*place)]
             yield from receiving(line.connection, line.arriving)
             self.say(self.pair.arrived(head.transfer, head.chunk))
-            yield Wait.TURN
+            chunks += 1
+            if chunks % _AT_A_TIME == 0:
+                yield Wait.TURN
 
     def _writing(self, line: Line) -> Steps:
-        line.leaving.moves = self._went
-        announced = 0
+        line.leaving.moves, announced, chunks = self._went, 0, 0
         while True:
             chunk = self.pair.next_chunk(line.number) if self._sends(line) else None
             if chunk is None:
@@ -227,9 +229,11 @@ class Link:
             if announced != number:
                 # So that no payload waits for the control line, whose packets may be the ones that get lost.
                 first, announced = self.pair.said.to_bytes() + first, number
-            yield from saying(line.connection, first)
+            line.connection.put(first)
             yield from sending(line.connection, line.leaving)
-            yield Wait.TURN
+            chunks += 1
+            if chunks % _AT_A_TIME == 0:
+                yield Wait.TURN
 
     def _sends(self, line: Line) -> bool:
         """Whether payload leaves over `line`: over two of those that BBR fills, else over all there are."""

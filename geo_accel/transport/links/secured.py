@@ -86,11 +86,16 @@ class Secured:
 
     def send(self, data: memoryview) -> int:
         """Bytes of `data` that have become records. Raises BlockingIOError where those before have not all left."""
-        self.flush()
+        if self._left:
+            self.flush()
         count = self.tls.write(data[:_AT_ONCE])
         with contextlib.suppress(BlockingIOError):
             self.flush()
         return count
+
+    def put(self, data: bytes) -> None:
+        """Makes a record of a few bytes, which leaves with what is sent next."""
+        self.tls.write(data)
 
     def flush(self) -> None:
         """Gives the system all that has become records. Raises BlockingIOError where it does not take all of it."""

@@ -47,6 +47,9 @@ class Connection:
         self.to += data[:count]
         return count
 
+    def put(self, data: bytes) -> None:
+        self.to += data
+
     def recv_into(self, room: memoryview) -> int:
         count = min(len(room), self.budget, len(self.arriving))
         if count <= 0:
