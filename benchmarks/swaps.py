@@ -1,9 +1,8 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """What lines carry, and what carrying costs: `python -m benchmarks.swaps [--before CHECKOUT] [--turns 3]`.
 
-Two emulated sites at 100 Mbit/s swap the demo's model (8.4 M values in fp32, whole and a quarter of it) over
-links (a job per site: TLS, through one port), gloo (one job over both sites) and one plain connection, which take
-turns. `--before` takes gloo from another checkout. Writes runs/swaps/results.json and table.md.
+Two emulated sites at 100 Mbit/s swap the demo's model (8.4 M values in fp32, whole and a quarter) over links (TLS),
+gloo (with `--before` another checkout's) and one plain connection, in turns. Writes runs/swaps/results.json, table.md.
 """
 
 import argparse
@@ -26,7 +25,7 @@ ALL = ("links", "gloo", "plain")
 LINES = {
     "clean": ((0, 0), QUARTER, 6, ALL),
     "50 ms, 0.1 % lost": ((25, 0.1), QUARTER, 3, ALL),
-    "50 ms, 1 % lost": ((25, 1), QUARTER, 1, ALL[:2]),  # nobody waits for one plain connection there
+    "50 ms, 1 % lost": ((25, 1), QUARTER, 1, ALL[:2]),
     "150 ms": ((75, 0), QUARTER, 6, ALL),
     "150 ms, whole model": ((75, 0), WHOLE, 2, ALL),
 }
@@ -58,7 +57,7 @@ def run(name: str, kind: str, package: Path, out: Path) -> dict:
 
 def main() -> int:
     """Runs every line in turns; returns the exit code: 1 where a goal was missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, default=Path(), help="a checkout whose gloo is used")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
