@@ -190,5 +190,7 @@ def _say(line: str) -> None:
 def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
-    except (ValueError, OSError) as error:  # the others of the site wait for the answer
+    except ValueError as error:
         return {"error": str(error)}
+    except OSError as error:  # a full disk, say; the others of the site wait for the answer
+        return {"error": f"the first process of this site cannot open its port: {error}."}

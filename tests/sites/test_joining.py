@@ -49,3 +49,12 @@ def test_who_is_refused_listens_no_more(told, monkeypatch):
         assert refused(told).startswith("the meeting point refuses a")
     until(lambda: threads("geo_accel") == before)
     socket.create_server(invitation_of(MeetConfig(), told).at).close()
+
+
+def test_what_keeps_the_first_process_from_listening_is_told_to_all_of_the_site(told, monkeypatch):
+    def port(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(joining, "Port", port)
+    line = refused(told)
+    assert line == "the first process of this site cannot open its port: [Errno 28] No space left on device."

@@ -2,8 +2,8 @@
 """Swaps of one size between two sites, timed: what a line carries, and what carrying costs.
 
 Started once per site; over links where the lab starts a job per site, else over gloo, or with --plain over one bare
-connection. Writes `rank-R.json` into --out: the seconds of each swap, and this thread's processor seconds over all but
-the first, which opens the line. Runs with other checkouts on the path too, as early as 67aebb6.
+connection. Writes `rank-R.json` into --out: the seconds of each swap, and this process's processor seconds over all
+but the first, which opens the line. Runs with other checkouts on the path too, as early as 67aebb6.
 """
 
 import argparse

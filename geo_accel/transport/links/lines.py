@@ -81,10 +81,12 @@ def connecting(connection: socket.socket, address: tuple) -> Steps:
     _ask_for_bbr(connection)
 
 
-def secured(context: ssl.SSLContext, connection: socket.socket, *, server: bool = False) -> Secured:
-    """TLS around `connection`, before anything of it is said."""
+def secured(
+    context: ssl.SSLContext, connection: socket.socket, *, server: bool = False, first: bytes = b""
+) -> Secured:
+    """TLS around `connection`, before anything of it is said; `first` goes before that."""
     try:
-        return Secured(context, connection, server=server)
+        return Secured(context, connection, server=server, first=first)
     except OSError as error:  # it was reset meanwhile
         raise broken(error) from error
 
@@ -105,14 +107,14 @@ def shaking_hands(connection: Secured) -> Steps:
             raise broken(error) from error
 
 
-def sending(connection: socket.socket | Secured, rest: Rest) -> Steps:
+def sending(connection: Secured, rest: Rest) -> Steps:
     """All that is left, until the system has it."""
-    while rest.left or (isinstance(connection, Secured) and not connection.has_left):
+    while rest.left or not connection.has_left:
+        count = 0
         try:
-            count = 0
             if rest.left:
                 count = connection.send(rest.left)
-            elif isinstance(connection, Secured):
+            else:
                 connection.flush()
         except BlockingIOError:
             yield Wait.WRITABLE
@@ -123,7 +125,7 @@ def sending(connection: socket.socket | Secured, rest: Rest) -> Steps:
         rest.moves(count)
 
 
-def saying(connection: socket.socket | Secured, data: bytes) -> Steps:
+def saying(connection: Secured, data: bytes) -> Steps:
     """All of `data`, which nobody exchanges meanwhile."""
     yield from sending(connection, Rest(memoryview(data)))
 

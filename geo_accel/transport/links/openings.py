@@ -13,7 +13,6 @@ from geo_accel.transport.links.lines import (
     connecting,
     greeted,
     greeting,
-    saying,
     secured,
     shaking_hands,
 )
@@ -70,10 +69,9 @@ def dialling(opening: Opening, route: Route, ways: Ways, links: Mapping[int, Lin
     assert link is not None
     yield from connecting(opening.connection, route.address[1])
     opening.until = monotonic() + _ANSWER_S
-    yield from saying(opening.connection, route.first_bytes)
     if route.answers:
-        return (yield from accepting(opening, ways, links))
-    connection = secured(ways.client, opening.connection)
+        return (yield from accepting(opening, ways, links, route.first_bytes))
+    connection = secured(ways.client, opening.connection, first=route.first_bytes)
     yield from shaking_hands(connection)
     problem = ways.problem_with(connection.tls, link.peer)
     if problem is not None:
@@ -82,9 +80,9 @@ def dialling(opening: Opening, route: Route, ways: Ways, links: Mapping[int, Lin
     return link, Line(number, connection)
 
 
-def accepting(opening: Opening, ways: Ways, links: Mapping[int, Link]) -> Taking:
-    """Those of a line of which this end is TLS's server, to any peer of `links`."""
-    connection = secured(ways.server, opening.connection, server=True)
+def accepting(opening: Opening, ways: Ways, links: Mapping[int, Link], first: bytes = b"") -> Taking:
+    """Those of a line of which this end is TLS's server, to any peer of `links`; `first` is said before."""
+    connection = secured(ways.server, opening.connection, server=True, first=first)
     yield from shaking_hands(connection)
 
     def problem_with(hello: Hello) -> str | None:

@@ -17,13 +17,15 @@ class Secured:
     packet of it arrives; a thread that trains beside it pays for that.
     """
 
-    def __init__(self, context: ssl.SSLContext, connection: socket.socket, *, server: bool) -> None:
-        """Takes `connection` over, before anything of TLS is said."""
+    def __init__(
+        self, context: ssl.SSLContext, connection: socket.socket, *, server: bool, first: bytes = b""
+    ) -> None:
+        """Takes `connection` over, before anything of TLS is said. `first` goes before that, as it is."""
         self._socket = connection
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
-        self._left = memoryview(b"")
-        """Records that the system has not taken yet."""
+        self._left = memoryview(first)
+        """What the system has not taken yet."""
         self._took_all = False
         """Whether the last reading from the system took all there was."""
         self._is_drained = False
