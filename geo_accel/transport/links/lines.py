@@ -32,6 +32,10 @@ class Wait(Enum):
 Steps = Generator[Wait, None, None]
 
 _BBR = b"bbr"
+_UNSENT = 128 * 1024
+"""Bytes that the kernel takes of a line beyond what is on its way."""
+_UNSENT_WHERE_ONE_FILLS = 384 * 1024
+"""The same of a line that fills the network, which is looked after less often (`pace`)."""
 
 
 @dataclass(slots=True)
@@ -194,8 +198,6 @@ def prepare(connection: socket.socket) -> None:
     connection.setblocking(False)
     options: list[tuple[str, int, int]] = [
         ("TCP_NODELAY", socket.IPPROTO_TCP, 1),
-        # What waits in the kernel can go over no other line.
-        ("TCP_NOTSENT_LOWAT", socket.IPPROTO_TCP, 128 * 1024),
         ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 15),
         ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 5),
         ("TCP_KEEPCNT", socket.IPPROTO_TCP, 4),
@@ -208,9 +210,14 @@ def prepare(connection: socket.socket) -> None:
 
 
 def _ask_for_bbr(connection: socket.socket) -> None:
+    # What waits in the kernel can go over no other line.
+    unsent = _UNSENT
     # Lost packets say little of a long line's rate; BBR goes by what arrives.
     with contextlib.suppress(OSError, AttributeError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _BBR)
+        unsent = _UNSENT_WHERE_ONE_FILLS
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
 
 
 def goes_by_what_arrives(connection: Secured) -> bool:

@@ -82,7 +82,7 @@ class Link:
         self._fits: Callable[[Header], bool] = lambda header: False
         self._payload = self._room = _NOTHING
         self._sink = sink
-        self._pace = Pace(0, 0, 0.0)
+        self._pace = Pace()
 
     # ---- a transfer
 

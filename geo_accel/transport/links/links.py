@@ -72,7 +72,7 @@ class LinksTransport(Transport):
         """The oldest first."""
         self._most_openings = _SPARE_OPENINGS + 2 * sum(len(link.lines) for link in self._links.values())
         self._turns: set[Line] = set()
-        self._pace = Pace(0, 0, 0.0)
+        self._pace = Pace()
         self._warned: set[str] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(ways.fileno(), selectors.EVENT_READ, None)
@@ -112,7 +112,7 @@ class LinksTransport(Transport):
         start = monotonic()
         parties = sorted({*sends, *receives})
         links = {peer: self._links[peer] for peer in parties}
-        self._pace = Pace(_bytes_in(receives), _bytes_in(sends), start)
+        self._pace.begin(_bytes_in(receives), _bytes_in(sends), start)
         for peer, header in headers_for(parties, sends, message, seals=self.seals).items():
             nbytes = receives[peer].nbytes if peer in receives else 0
 

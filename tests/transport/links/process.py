@@ -31,7 +31,7 @@ LARGE = 64 * 2**20
 
 def swap_while_rank_2_is_killed(transport: LinksTransport) -> None:
     if transport.topology.rank == 2:
-        threading.Thread(target=_die_when_half_has_arrived, args=(transport,), daemon=True).start()
+        threading.Thread(target=_die_in_the_midst, args=(transport,), daemon=True).start()
     others = [peer for peer in transport.peers if peer != transport.topology.rank]
     rooms = {peer: torch.empty(LARGE, dtype=torch.uint8) for peer in others}
     transport.swap(
@@ -39,9 +39,10 @@ def swap_while_rank_2_is_killed(transport: LinksTransport) -> None:
     )
 
 
-def _die_when_half_has_arrived(transport: LinksTransport) -> None:
-    pair = transport._links[0].pair
-    while pair.number < 1 or len(pair._missing) > 32:
+def _die_in_the_midst(transport: LinksTransport) -> None:
+    """When half has come from one of the others, or gone to one: they need not be served alike."""
+    pairs = [link.pair for link in transport._links.values()]
+    while all(pair.number < 1 or min(len(pair._missing), len(pair._unheard)) > 32 for pair in pairs):
         time.sleep(0.0005)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -100,7 +100,7 @@ class End:
             memoryview(self.payload),
             memoryview(self.room),
             lambda heard: heard.identity == identity,
-            Pace(len(self.room), len(self.payload), 0.0),
+            Pace(),
         )
 
     def step(self, number: int, budget: int) -> None:
