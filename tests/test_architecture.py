@@ -22,6 +22,7 @@ LAYERS = {
     "units": 1,
     "profile": 1,
     "masters": 2,
+    "membership": 2,
     "plan": 2,
     "sites": 2,
     "transport": 2,
