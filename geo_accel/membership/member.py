@@ -155,7 +155,8 @@ class Member:
         self._ask_to_accept(now)
 
     def _accept(self, sender: str, message: Accept, now: float) -> None:
-        if self._succession.accept(message.ballot, message.successor):
+        follows = message.successor.number == self.number + 1
+        if follows and self._succession.accept(message.ballot, message.successor):
             self.commits.freeze()
             self._keep_votes()
             self._say(sender, Accepted(self.number, message.ballot), now)
