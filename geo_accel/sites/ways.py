@@ -76,7 +76,7 @@ class RosterWays:
         number = number_of(self._topology.site_of(peer).ranks.index(peer), self._channel)
         return Route(self._next(address), FirstBytes(whom=For.PROCESS, number=number).to_bytes())
 
-    def problem_with(self, connection: ssl.SSLObject, peer: int) -> str | None:
+    def problem_with(self, connection: ssl.SSLObject | ssl.SSLSocket, peer: int) -> str | None:
         shown, member = Shown.by(connection), self._member(peer)
         if shown.fingerprint in member.fingerprints:
             return None

@@ -33,7 +33,7 @@ class Ways(Protocol):
     def route(self, peer: int, line: int) -> Route | None:
         """Where this rank dials `peer`; None where the peer dials."""
 
-    def problem_with(self, connection: ssl.SSLObject, peer: int) -> str | None:
+    def problem_with(self, connection: ssl.SSLObject | ssl.SSLSocket, peer: int) -> str | None:
         """Why the certificate at the other end is not `peer`'s; None where it is."""
 
     def fileno(self) -> int:
