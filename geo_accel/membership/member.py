@@ -9,6 +9,9 @@ from geo_accel.membership.generation import NOTHING, Generation, Version
 from geo_accel.membership.messages import Accept, Accepted, Alive, Decided, Join, Message, Prepare, Promise
 from geo_accel.membership.succession import NO_VOTES, Succession, Votes
 
+_AT_ONCE = 64
+"""Generations that a site which was away is told of with one message, so that all messages are small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -220,7 +223,7 @@ class Member:
 
     def _learn(self, message: Decided, now: float) -> None:
         for one in message.later:
-            if one.number == self.number + 1:
+            if one.number == self.number + 1 or not self.record.history:
                 self._enter(one, now)
 
     def _enter(self, generation: Generation, now: float) -> None:
@@ -254,8 +257,9 @@ class Member:
     def _inform(self, name: str, known: int) -> None:
         """Tells `name`, who knows of generation `known`, what came later."""
         if known < self.number and name != self.me:
-            later = tuple(one for one in self.record.history if one.number > known)
-            self._say(name, Decided(self.number, later))
+            later = [one for one in self.record.history if one.number > known]
+            # Who has said nothing yet need not know what of it counted.
+            self._say(name, Decided(self.number, tuple(later[:_AT_ONCE] if known else later[-1:])))
 
     def _keep_votes(self) -> None:
         self.record = Record(self.record.history, self._succession.votes)

@@ -2,6 +2,7 @@
 """Messages and records as JSON. What comes from the network or from a file is believed only where it can be meant."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from geo_accel.membership.generation import Generation, Version
@@ -54,7 +55,7 @@ def record_from_json(content: object) -> Record:
     readers: Readers = {"history": _generations, "promised": _ballot, "accepted": _accepted}
     fields = _read("record", content, readers, set())
     history = fields["history"]
-    if any(one.number != number for number, one in enumerate(history, 1)):
+    if any(later.number != one.number + 1 for one, later in pairwise(history)):
         raise ValueError("a record of members has generations that do not follow one another")
     return Record(history, Votes(fields["promised"], fields["accepted"]))
 

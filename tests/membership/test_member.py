@@ -1,8 +1,12 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
+import json
+
 from geo_accel.membership.generation import NOTHING, Generation
 from geo_accel.membership.member import Member, Record, Times
-from geo_accel.membership.messages import Accept, Accepted, Message, Prepare, Promise
+from geo_accel.membership.messages import Accept, Accepted, Join, Message, Prepare, Promise
 from geo_accel.membership.succession import NO_VOTES, Succession
+from geo_accel.membership.wire import as_json
+from geo_accel.sites.messages import SMALL
 
 FIRST = Generation(1, ("a", "b", "c"))
 
@@ -49,6 +53,21 @@ def test_no_lower_ballot_is_heard_of():
     for message in (Prepare(1, (1, "a")), Accept(1, (1, "a"), Generation(2, ("a", "b")))):
         again.hear("a", message, 0.0)
     assert not again.outbox
+
+
+def test_a_site_that_was_away_for_long_catches_up_and_a_new_one_hears_of_the_last():
+    history = tuple(Generation(number, ("a", "b"), number) for number in range(1, 201))
+    site = at_b(Record(history), holds=True)
+    away = Member("c", Record(history[:3]), holds=True, times=Times(), now=0.0)
+    new = Member("d", Record(), holds=False, known=["b"], times=Times(), now=0.0)
+    for _ in range(4):
+        decided = answer(site, "c", Join(away.number, NOTHING))
+        assert len(json.dumps(as_json(decided))) < SMALL
+        away.hear("b", decided, 0.0)
+    assert [begun.generation for begun in away.entered] == list(history[3:])
+    new.hear("b", answer(site, "d", Join(0, NOTHING)), 0.0)
+    assert [begun.generation for begun in new.entered] == [history[-1]]
+    assert not new.takes_part
 
 
 def at_b(record: Record, *, holds: bool) -> Member:
