@@ -16,7 +16,7 @@ class Generation:
     number: int
     """From 1. There is one generation of each number."""
     members: tuple[str, ...]
-    """Names, in order."""
+    """Names; the first one counts for more where half decide."""
     counted: int = 0
     """How many rounds of the generation before count. No member of that one has applied more."""
     back_to: Version | None = None

@@ -172,12 +172,9 @@ class Member:
                 self._inform(name, decided.number - 1)
 
     def _ask_to_accept(self, now: float) -> None:
-        """As soon as all who are there have promised, or enough and the others have had their time."""
+        """As soon as all who are there have promised: who has not may have been killed, and is not to have a vote."""
         proposal = self._succession.proposal
-        if proposal is None:
-            return
-        everybody = set(self._living(now)) <= proposal.promises.keys()
-        if not everybody and now < proposal.since + self._times.turn_s:
+        if proposal is None or not set(self._living(now)) <= proposal.promises.keys():
             return
         successor = self._succession.choose(dict.fromkeys(self._living(now), NOTHING) | self._newcomers(now))
         if successor is not None:

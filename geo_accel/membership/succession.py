@@ -1,7 +1,7 @@
 # Copyright 2026 The geo_accel authors. Licensed under the Apache License, Version 2.0.
 """Deciding what follows a generation: one value, whoever proposes, whatever gets lost (Lamport, Paxos Made Simple)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from geo_accel.membership.generation import NOTHING, Generation, Version
@@ -90,8 +90,9 @@ class Succession:
         if accepted:
             proposal.successor = max(accepted)[1]
             return proposal.successor
-        number, members = self._generation.number + 1, tuple(sorted(wanted))
+        number = self._generation.number + 1
         holders = {name: one.whole for name, one in promises.items() if one.holds}
+        members = _by_seniority(wanted, holders, promises)
         if not holders.keys().isdisjoint(wanted):
             # A round that anybody has applied, here or beyond a cut, is whole at everybody: it is among these.
             proposal.successor = Generation(number, members, min(holders.values()))
@@ -109,3 +110,20 @@ class Succession:
             return None
         proposal.accepted.add(sender)
         return proposal.successor if self._generation.has_quorum(proposal.accepted) else None
+
+
+def _by_seniority(
+    wanted: Mapping[str, Version], holders: Collection[str], promised: Collection[str]
+) -> tuple[str, ...]:
+    """Who has what is agreed, who else has just answered, then those who are new, the latest version first.
+
+    At first no more of the new ones than leave the others a majority: nobody knows whether they will be there when
+    the next decision is due.
+    """
+
+    def rank(name: str) -> tuple:
+        generation, rounds = wanted[name]
+        return name not in holders, name not in promised, -generation, -rounds, name
+
+    count = sum(name in promised for name in wanted)
+    return tuple(sorted(wanted, key=rank)[: count + max(1, count - 1)])

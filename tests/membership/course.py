@@ -20,6 +20,7 @@ from geo_accel.membership.commits import WINDOW
 from geo_accel.membership.generation import NOTHING, Generation
 from geo_accel.membership.member import Begun, Member, Record, Times
 from geo_accel.membership.messages import Accepted
+from geo_accel.membership.succession import NO_VOTES
 
 TIMES = Times(beat_s=1.0, patience_s=2.5, turn_s=0.5)
 SITES = (2,) * 4 + (3,) * 9 + (4,) * 4 + (5, 6, 8)
@@ -96,9 +97,8 @@ class Site:
 class Course:
     """One."""
 
-    def __init__(self, seed: int, member_class: type[Member] = Member) -> None:
+    def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.member_class = member_class
         self.now = 0.0
         self.events: list[tuple[float, int, str, Any]] = []
         self.counter = self.bits = 0
@@ -121,7 +121,7 @@ class Course:
 
     def new_member(self, name: str, record: Record, *, holds: bool) -> Member:
         known = list(getattr(self, "sites", {}))
-        return self.member_class(name, record, holds=holds, known=known, times=TIMES, now=self.now)
+        return Member(name, record, holds=holds, known=known, times=TIMES, now=self.now)
 
     def at(self, when: float, who: str, what: Any) -> None:
         self.counter += 1
@@ -134,18 +134,37 @@ class Course:
         self.until(FAULTS_UNTIL_S)
         self.cut.clear()
         self.loss = 0.0
+        if self.can_decide():
+            self.require_progress()  # of those who are left
         for name, site in list(self.sites.items()):
             if not site.runs:
                 self.restart(name)
-        calm, done = self.now, False
-        while self.now < calm + AGAIN_WITHIN_S and not done:
-            self.until(self.now + 1.0)
-            done = self.is_whole()
-        if not done:
-            raise WrongError(
-                f"no progress: {[(n, s.member.number, s.member.is_ready) for n, s in self.sites.items()]}"
-            )
+        self.require_progress()
         self.check_nothing_lost()
+
+    def can_decide(self) -> bool:
+        """Whether those who run are a quorum, and one has what is agreed, and nobody was killed while they decided.
+
+        What is decided then may count on who was killed meanwhile, and wait for them.
+        """
+        last = self.generations[max(self.generations)]
+        running = {name: site.member for name, site in self.sites.items() if site.runs}
+        has_holder = any(member.is_ready and member.number == last.number for member in running.values())
+        has_voted = any(site.member.record.votes != NO_VOTES for site in self.sites.values())
+        return has_holder and last.has_quorum(running) and not has_voted
+
+    def require_progress(self) -> None:
+        """Raises WrongError where those who run do not agree on anything new in time."""
+        calm = self.now
+        before = {name: (site.member.number, site.applied) for name, site in self.sites.items() if site.runs}
+        while self.now < calm + AGAIN_WITHIN_S:
+            self.until(self.now + 1.0)
+            living = {name: (site.member.number, site.applied) for name, site in self.sites.items() if site.runs}
+            is_new = all(after > before.get(name, (0, 0)) for name, after in living.items())
+            if is_new and self.is_whole():
+                return
+        states = [(name, site.member.number, site.member.is_ready) for name, site in self.sites.items() if site.runs]
+        raise WrongError(f"no progress: {states}")
 
     def until(self, end: float) -> None:
         while self.events and self.events[0][0] <= end:
@@ -178,7 +197,8 @@ class Course:
             if not self.has_holder(without=name):
                 return  # nobody would have anything that was agreed: such a run starts anew from a checkpoint
             self.kill(name)
-            self.at(self.now + chance.uniform(0.1, 6), name, ("back",))
+            if chance.random() < 0.6:  # else not before the end
+                self.at(self.now + chance.uniform(0.1, 6), name, ("back",))
         elif kind < 0.9 and len(names) > 1:
             chance.shuffle(names)
             here = names[: chance.randint(1, len(names) - 1)]

@@ -72,7 +72,6 @@ def test_other_json_is_no_message_and_no_record(content):
     "history",
     [
         [{"number": n, "members": ["a"], "counted": 0, "back_to": None} for n in (1, 3)],
-        [{"number": 1, "members": ["b", "a"], "counted": 0, "back_to": None}],
         [{"number": 1, "members": ["a", "a"], "counted": 0, "back_to": None}],
         [{"number": 1, "members": [], "counted": 0, "back_to": None}],
         [{"number": 1, "members": ["a"], "counted": -1, "back_to": None}],
