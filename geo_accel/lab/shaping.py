@@ -7,10 +7,14 @@ downlink is a `tbf` there. Without latency the ports are joined by a bridge. Wit
 delays what leaves the site, or, in kernels without it, relay processes join the ports.
 """
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,6 +36,8 @@ _BURST_S = 0.0026
 _LARGEST_BURST_BYTES = 32 * 1024
 _SMALLEST_QUEUE_BYTES = 256 * 1024
 _SMALLEST_LARGE_PACKET_BYTES = 9000
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_STXCSUM = 0x17
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,6 +153,8 @@ def wire(sites: Sequence[Site], carrier: str, later: Sequence[Sequence[Site]] = 
             for command in queue_commands(site, netem=carrier == "netem"):
                 _run(command)
             congestion_control = _tune_tcp(site, fastest)
+            if carrier == "relay":
+                _compute_checksums_in_software()
     wiring = Wiring(carrier=carrier, congestion_control=congestion_control, namespaces=namespaces)
     if carrier == "relay":
         wiring.relays = [_start_relay(site, fastest) for site in fastest]
@@ -244,7 +252,15 @@ def _choose_congestion_control(site: Site) -> str:
     return (folder / "tcp_congestion_control").read_text().strip()
 
 
+def _compute_checksums_in_software() -> None:
+    """Relays pass packets on byte by byte: they must be whole, with checksums, and no larger than a frame."""
+    request = array.array("B", struct.pack("II", _ETHTOOL_STXCSUM, 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP", WAN_INTERFACE.encode(), request.buffer_info()[0]))
+
+
 def _start_relay(site: Site, sites: Sequence[Site]) -> subprocess.Popen:
+    in_flight = site.uplink_mbps * 1e6 / 8 * site.latency_ms / 1000 / _FRAME_BYTES
     others = [other for other in sites if other is not site]
     task = {
         "listen": f"port{site.index}",
@@ -254,6 +270,7 @@ def _start_relay(site: Site, sites: Sequence[Site]) -> subprocess.Popen:
         },
         "delay_s": site.latency_ms / 1000,
         "loss": site.loss_percent / 100,
+        "frames": int(2 * in_flight) + 8192,
     }
     relay = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).with_name("relay.py")), json.dumps(task)],
