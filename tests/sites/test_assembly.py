@@ -47,7 +47,7 @@ class Site:
             except queue.Empty:
                 raise AssertionError(f"no generation of {members} in {within_s} s; the last one: {said}") from None
             at, number, there, _ = said
-            if there == members and number >= least:
+            if sorted(there) == members and number >= least:
                 return number, at
 
     def tell(self, number: signal.Signals) -> None:
