@@ -12,7 +12,7 @@ from geo_accel.membership.messages import Ballot
 from geo_accel.membership.succession import Succession
 from tests.membership.course import Agreed, Course, Wanted, WrongError
 
-PARTS, COURSES = 20, 5000
+PARTS, COURSES = 20, 2500
 """Of the seeds; `python -m tests.membership.course --courses 1000000` takes more."""
 TRIED = 500
 """Courses in which each broken rule has to be found."""
