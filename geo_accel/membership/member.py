@@ -206,7 +206,7 @@ class Member:
             self._say_to_members(Prepare(self.number, self._succession.begin(now)), now)
 
     def _living(self, now: float) -> list[str]:
-        """Members who were heard of lately, this one included, in order."""
+        """Members who were heard of lately, this one included, by seniority."""
         return [name for name in self.members if name == self.me or self._is_recent(self._heard.get(name), now)]
 
     def _newcomers(self, now: float) -> dict[str, Version]:

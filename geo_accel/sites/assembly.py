@@ -8,7 +8,6 @@ lets the member hear, and look at the time; others only dial, accept and read.
 import contextlib
 import json
 import logging
-import os
 import select
 import socket
 import ssl
@@ -22,6 +21,7 @@ from time import monotonic
 from geo_accel.membership.member import Begun, Member, Record
 from geo_accel.membership.messages import Message
 from geo_accel.membership.wire import as_json, from_json, record_as_json, record_from_json
+from geo_accel.profile.document import write_whole
 from geo_accel.sites.messages import SMALL, hear, tell
 from geo_accel.transport.links.frames import FrameError
 from geo_accel.transport.links.hello import Hello
@@ -49,12 +49,8 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(path: Path, record: Record) -> None:
     """So that a process that is killed finds it again, or the one before. Raises OSError where that cannot be."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(record_as_json(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    text = json.dumps(record_as_json(record))
+    write_whole(path, lambda partial: partial.write_text(text, "utf-8"))
 
 
 @dataclass(slots=True, eq=False)
